@@ -1,0 +1,1 @@
+"""One folder a service; each runs alone as ``python -m services.<name>``. No service imports another."""

@@ -1,0 +1,120 @@
+"""Findings as ``services/ai`` writes them to ``ai_pass_results`` and ``services/persister`` reads them."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from .base import Row
+from .pages import Box
+
+Kind = Literal["event", "observation", "intervention", "context"]
+Assertion = Literal["affirmed", "negated", "possible", "historical", "hypothetical"]
+Subject = Literal["patient", "family", "other"]
+Alignment = Literal["exact", "normalised", "fuzzy"]
+AttributeName = Literal[
+    "value", "unit", "range", "flag", "dose", "route", "frequency", "time", "severity", "site"
+]  # fmt: skip
+
+
+class Source(Row):
+    """Where a finding stands: ``pages[page].text[start:end] == quote``; ``boxes`` cover those words, one box a line."""
+
+    page: int = Field(ge=1)
+    start: int = Field(ge=0)
+    end: int = Field(gt=0)
+    quote: str = Field(min_length=1)
+    boxes: tuple[Box, ...]
+
+
+class Attribute(Row):
+    """What is said about a finding: the words, a normalised form where one is known, and where the words stand."""
+
+    text: str
+    normalised: str | float | None = None
+    source: Source
+
+
+class Code(Row):
+    system: str
+    code: str
+    display: str
+
+
+class Engine(Row):
+    """Who found it: kept with every row, so that a model swap can be compared and undone."""
+
+    provider: str
+    model: str
+    prompt_version: str
+    schema_version: str
+
+
+class Finding(Row):
+    """Pass 1: something on the page, of a kind, with its words. ``id`` is unique within the run (``e1``, ``e2`` …)."""
+
+    id: str
+    kind: Kind
+    label: str
+    text: str
+    source: Source
+    alignment: Alignment
+    codes: tuple[Code, ...] = ()
+
+
+class RejectedFinding(Row):
+    """What a provider claimed and the page does not bear out. It is kept for review and never becomes a fact."""
+
+    kind: str
+    label: str
+    quote: str
+    page: int | None
+    reason: Literal["quote_not_found", "kind_unknown", "attribute_not_found"]
+
+
+class Entity(Finding):
+    """Pass 2: the finding, understood."""
+
+    assertion: Assertion = "affirmed"
+    subject: Subject = "patient"
+    attributes: dict[AttributeName, Attribute] = Field(default_factory=dict)
+
+
+class Sentence(Row):
+    text: str
+    entity_ids: tuple[str, ...]
+
+
+class TimelineEntry(Row):
+    """``date`` is ISO 8601 to the precision that is known (``2024``, ``2024-03``, ``2024-03-09``), or null."""
+
+    date: str | None
+    title: str
+    entity_ids: tuple[str, ...]
+
+
+class Detection(Row):
+    """The result of pass 1."""
+
+    engine: Engine
+    findings: tuple[Finding, ...]
+    rejected: tuple[RejectedFinding, ...] = ()
+    usage: dict[str, Any] = Field(default_factory=dict)
+
+
+class Enrichment(Row):
+    """The result of pass 2. ``document_date`` is the document's own date, against which others were resolved."""
+
+    engine: Engine
+    document_date: str | None
+    entities: tuple[Entity, ...]
+    rejected: tuple[RejectedFinding, ...] = ()
+    usage: dict[str, Any] = Field(default_factory=dict)
+
+
+class Narration(Row):
+    """The result of pass 3: what a patient reads, each sentence citing entities."""
+
+    engine: Engine
+    sentences: tuple[Sentence, ...]
+    timeline: tuple[TimelineEntry, ...]
+    usage: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,12 @@
+"""Payloads of jobs. ``job_types.payload_schema`` in SQL holds the same fields; a test compares the two."""
+
+from uuid import UUID
+
+from .base import Row
+
+
+class DocumentPayload(Row):
+    """What every step of the pipeline needs: which document, and which run over it."""
+
+    shell_file_id: UUID
+    run_id: UUID

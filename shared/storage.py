@@ -1,0 +1,99 @@
+"""Where files are: one interface, a local folder behind it. Paths are keys of three or four parts, never user text."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from .errors import ConfigurationError, TerminalError
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    path: str
+    size_bytes: int
+
+
+class Storage(Protocol):
+    async def put(self, path: str, chunks: AsyncIterator[bytes]) -> StoredFile:
+        """Stores a file whole or not at all; the same path again replaces it."""
+
+    async def stat(self, path: str) -> StoredFile | None:
+        """The file's size, or None where there is no such file."""
+
+    def list(self, prefix: str) -> AsyncIterator[StoredFile]:
+        """Every file under a prefix."""
+
+    def stream(self, path: str) -> AsyncIterator[bytes]:
+        """The file's bytes. Raises TerminalError ``stored_file_missing``."""
+
+    async def delete(self, path: str) -> None:
+        """Removes a file; none there is no error."""
+
+
+class LocalStorage:
+    """A folder. Writes go to a temporary file that is renamed, so that a reader never sees half of one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    def _resolve(self, path: str) -> Path:
+        target = (self._root / path).resolve()
+        if not target.is_relative_to(self._root) or target == self._root:
+            raise TerminalError("storage_path_invalid", "The storage path leaves the storage folder.")
+        return target
+
+    async def put(self, path: str, chunks: AsyncIterator[bytes]) -> StoredFile:
+        target = self._resolve(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
+        size = 0
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                async for chunk in chunks:
+                    size += file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes 0600; services of one deployment may run as different users of one group.
+            Path(name).chmod(0o640)
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return StoredFile(path, size)
+
+    async def stat(self, path: str) -> StoredFile | None:
+        target = self._resolve(path)
+        return StoredFile(path, target.stat().st_size) if target.is_file() else None
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredFile]:
+        base = self._resolve(prefix) if prefix else self._root
+        for found in sorted(base.rglob("*")):
+            if found.is_file() and not found.name.startswith(".partial-"):
+                yield StoredFile(found.relative_to(self._root).as_posix(), found.stat().st_size)
+
+    async def stream(self, path: str) -> AsyncIterator[bytes]:
+        target = self._resolve(path)
+        if not target.is_file():
+            raise TerminalError("stored_file_missing", "The uploaded file is not in storage: upload it again.")
+        with target.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    async def delete(self, path: str) -> None:
+        self._resolve(path).unlink(missing_ok=True)
+
+
+def open_storage(url: str) -> Storage:
+    """``file:///absolute/folder`` is the one scheme so far. Raises ConfigurationError for any other."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path:
+        return LocalStorage(Path(unquote(parts.path)))
+    raise ConfigurationError(
+        "storage_url_unsupported", "STORAGE_URL must look like file:///absolute/folder; no other scheme is supported."
+    )
