@@ -1,0 +1,1 @@
+"""What was found, as the clinical rows that an app reads; written once, whatever fails."""

@@ -1,0 +1,29 @@
+"""Standard output, standard error, and how a command fails: one line with advice, no traceback."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from shared.errors import ChartloomError
+
+from .supervisor import ServicesRefusedError
+
+out = Console()
+err = Console(stderr=True)
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's work. An error that has advice ends it with exit code 2."""
+    try:
+        return asyncio.run(work)
+    except ChartloomError as error:
+        err.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
+        raise typer.Exit(2) from None
+    except ServicesRefusedError as error:
+        err.print(f"[red]a service refused to start[/red]: {error}", highlight=False)
+        raise typer.Exit(2) from None

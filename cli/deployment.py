@@ -1,0 +1,136 @@
+"""Which database and which storage: those of the environment, or the embedded default under ``.chartloom/``."""
+
+import fcntl
+import hashlib
+import hmac
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+
+from shared.database import connect
+from shared.errors import ConfigurationError
+from shared.migrate import FOLDER, migrate
+
+from .embedded_postgres import EmbeddedPostgres
+
+CHECKOUT = Path(__file__).parents[1]
+SERVICES = ("ocr", "ai", "persister", "sweeper")
+OWNER = "chartloom_owner"
+DATABASE = "chartloom"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where everything is. ``owner_url`` may migrate and read all; each service signs in as its own role."""
+
+    owner_url: str
+    service_urls: dict[str, str]
+    storage_url: str
+    home: Path
+    is_embedded: bool
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection as the owner. Raises ConfigurationError where nobody answers."""
+        try:
+            connection = await connect(self.owner_url, application_name="chartloom cli")
+        except (OSError, asyncpg.PostgresError) as error:
+            parts = urlsplit(self.owner_url)
+            raise ConfigurationError(
+                "database_away",
+                f"DATABASE_URL: no database answers at {parts.hostname}:{parts.port or 5432} ({type(error).__name__}).",
+            ) from None
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+def home_folder() -> Path:
+    """Where the embedded database, the files and the logs are: CHARTLOOM_HOME, else .chartloom in the checkout."""
+    return Path(os.environ.get("CHARTLOOM_HOME") or CHECKOUT / ".chartloom").resolve()
+
+
+@asynccontextmanager
+async def open_deployment() -> AsyncIterator[Deployment]:
+    """The deployment, with its database up and migrated.
+
+    An embedded server is started where it isn't running, and stopped by whoever is the last to leave.
+    """
+    home = home_folder()
+    home.mkdir(parents=True, exist_ok=True)
+    storage_url = os.environ.get("STORAGE_URL") or (home / "storage").as_uri()
+    if url := os.environ.get("DATABASE_URL"):
+        deployment = Deployment(url, dict.fromkeys(SERVICES, url), storage_url, home, is_embedded=False)
+        async with deployment.owner() as connection:
+            await migrate(connection)
+        yield deployment
+        return
+    with (home / "users.lock").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        postgres = EmbeddedPostgres(home)
+        try:
+            yield await _open_embedded(postgres, home, storage_url)
+        finally:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # somebody else still uses the server
+            else:
+                postgres.stop()
+
+
+async def _open_embedded(postgres: EmbeddedPostgres, home: Path, storage_url: str) -> Deployment:
+    server = postgres.ensure_started()
+    secret = urlsplit(server.admin_url).password or ""
+
+    def url(role: str) -> str:
+        return f"postgresql://{role}:{quote(_password(secret, role))}@{server.host}:{server.port}/{DATABASE}"
+
+    deployment = Deployment(
+        owner_url=url(OWNER),
+        service_urls={service: url(f"chartloom_{service}") for service in SERVICES},
+        storage_url=storage_url,
+        home=home,
+        is_embedded=True,
+    )
+    await _create_database(server.admin_url, secret)
+    async with deployment.owner() as connection:
+        applied = await migrate(connection)
+        if applied:
+            for service in SERVICES:
+                role = f"chartloom_{service}"
+                # A role name of ours and a hexadecimal password: nothing here needs quoting.
+                await connection.execute(f"alter role {role} login password '{_password(secret, role)}'")
+    return deployment
+
+
+def _password(secret: str, role: str) -> str:
+    """Derived from the superuser's, which only this user can read: nothing more to store."""
+    return hmac.new(secret.encode(), role.encode(), hashlib.sha256).hexdigest()
+
+
+async def _create_database(admin_url: str, secret: str) -> None:
+    """Makes the owner and its database as Supabase would have them: an owner that is no superuser."""
+    admin = await connect(admin_url, application_name="chartloom cli")
+    try:
+        # One process at a time: two may start at once on a fresh machine.
+        await admin.execute("select pg_advisory_lock(hashtext('chartloom bootstrap'))")
+        if not await admin.fetchval("select exists (select from pg_roles where rolname = $1)", OWNER):
+            await admin.execute(f"create role {OWNER} login createrole bypassrls password '{_password(secret, OWNER)}'")
+        if await admin.fetchval("select exists (select from pg_database where datname = $1)", DATABASE):
+            return
+        await admin.execute(f"create database {DATABASE} owner {OWNER}")
+        parts = urlsplit(admin_url)
+        inside = await connect(parts._replace(path=f"/{DATABASE}").geturl(), application_name="chartloom cli")
+        try:
+            await inside.execute((FOLDER / "plain_postgres.sql").read_text())
+        finally:
+            await inside.close()
+    finally:
+        await admin.close()

@@ -1,0 +1,118 @@
+"""What one sees in the terminal: documents moving through their stages, then what was found in them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from .documents import Submitted
+
+STAGE_TITLES = {
+    "ocr": "read",
+    "ai_detect": "find",
+    "ai_enrich": "understand",
+    "ai_narrate": "tell",
+    "persist": "keep",
+}
+"""The pipeline's steps in words. A step that is not named here is shown by its own name."""
+
+_MARKS = {
+    "pending": ("waiting", "dim"),
+    "processing": ("working", "cyan"),
+    "completed": ("done", "green"),
+    "failed": ("will retry", "yellow"),
+    "dead_letter": ("failed", "red"),
+    "cancelled": ("cancelled", "red"),
+}
+_STATUS_STYLE = {"completed": "green", "failed": "red", "quarantined": "red", "cancelled": "red"}
+
+
+def progress(
+    submitted: list[Submitted],
+    statuses: Mapping[UUID, str],
+    stages: Mapping[UUID, list[dict[str, Any]]],
+) -> Table:
+    """A row a document, a column a stage."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("document", overflow="ellipsis", no_wrap=True, max_width=34)
+    known = [*STAGE_TITLES, *_unknown_types(stages)]
+    for job_type in known:
+        table.add_column(STAGE_TITLES.get(job_type, job_type), no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for document in submitted:
+        by_type = {stage["job_type"]: stage for stage in stages.get(document.shell_file_id, [])}
+        status = statuses.get(document.shell_file_id, "uploading")
+        table.add_row(
+            Path(document.name).name,
+            *(_cell(by_type.get(job_type)) for job_type in known),
+            Text(status, _STATUS_STYLE.get(status, "")),
+        )
+    return table
+
+
+def stage_line(document: Submitted, stage: Mapping[str, Any]) -> str:
+    """One change, for output that is no terminal."""
+    title = STAGE_TITLES.get(stage["job_type"], stage["job_type"])
+    return f"{Path(document.name).name}: {title} {_MARKS[stage['status']][0]}"
+
+
+def findings(document: Mapping[str, Any]) -> Group:
+    """What was found in one document: each fact with its page and its words."""
+    heading = Text(Path(document["file"]).name, "bold")
+    heading.append(f"  {document['status']}", _STATUS_STYLE.get(document["status"], ""))
+    if document["error"]:
+        return Group(heading, Text(f"{document['error']['code']}: {document['error']['message']}\n", "red"))
+    table = Table(box=None, pad_edge=False)
+    for column in ("page", "kind", "found", "details", "quote"):
+        table.add_column(column, overflow="fold")
+    for entity in document["entities"]:
+        table.add_row(
+            str(entity["source"]["page"]),
+            entity["kind"],
+            entity["label"],
+            _details(entity),
+            Text(f"“{' '.join(entity['source']['quote'].split())}”", "italic"),
+        )
+    heading.append(f"  {len(document['pages'])} page(s), {len(document['entities'])} findings", "dim")
+    parts: list[Any] = [heading, table]
+    if document["narrative"]:
+        parts += [Text("In words:", "bold"), Text(document["narrative"])]
+    return Group(*parts, Text(""))
+
+
+def print_next_steps(console: Console, home: Path, json_path: Path | None) -> None:
+    """Where to look next."""
+    console.print("[bold]Next[/bold]")
+    where = json_path or "OUT.json"
+    console.print(f"  every word with its box, every fact with its place:  chartloom process FILE --json {where}")
+    console.print("  keep it running and watch the queue:  chartloom up,  chartloom status,  chartloom jobs")
+    console.print(f"  what the services said:  {home / 'logs'}")
+    console.print("  how it works:  docs/architecture.md,  docs/job-contract.md")
+
+
+def _details(entity: Mapping[str, Any]) -> str:
+    said = [] if entity["assertion"] == "affirmed" else [entity["assertion"]]
+    if entity["subject"] != "patient":
+        said.append(entity["subject"])
+    for name, attribute in entity["attributes"].items():
+        value = attribute["normalised"] if attribute["normalised"] is not None else attribute["text"]
+        said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(said)
+
+
+def _cell(stage: Mapping[str, Any] | None) -> Text:
+    if stage is None:
+        return Text("·", "dim")
+    mark, style = _MARKS[stage["status"]]
+    if stage["worked_s"] is not None and stage["status"] in ("completed", "processing"):
+        mark = f"{mark} {stage['worked_s']:.1f} s"
+    return Text(mark, style)
+
+
+def _unknown_types(stages: Mapping[UUID, list[dict[str, Any]]]) -> list[str]:
+    seen = {stage["job_type"] for found in stages.values() for stage in found}
+    return sorted(seen - STAGE_TITLES.keys())

@@ -1,0 +1,61 @@
+-- The unexposed schema, and a role for each service. Users' rows are in `public`, which the API serves; everything that
+-- moves a document is in `chartloom`, which it does not.
+
+create schema if not exists chartloom;
+
+do $$
+declare
+    v_role text;
+begin
+    -- A service signs in as its own role (`alter role chartloom_ocr login password …`). It owns nothing and holds no
+    -- grant on any table: whatever it may do is a function that it may execute.
+    foreach v_role in array array[
+        'chartloom_worker', 'chartloom_operator',
+        'chartloom_ocr', 'chartloom_ai', 'chartloom_persister', 'chartloom_sweeper'
+    ] loop
+        if not exists (select from pg_roles where rolname = v_role) then
+            execute format('create role %I nologin', v_role);
+        end if;
+    end loop;
+end
+$$;
+
+grant chartloom_worker to chartloom_ocr, chartloom_ai, chartloom_persister, chartloom_sweeper;
+
+grant usage on schema chartloom to chartloom_worker, chartloom_operator, service_role, authenticated;
+
+-- The one clock. Tests move it (`set chartloom.clock = '…'`); nothing else sets it.
+create function chartloom.clock() returns timestamptz
+language sql volatile
+set search_path = ''
+as $$
+    select coalesce(nullif(current_setting('chartloom.clock', true), '')::timestamptz, clock_timestamp())
+$$;
+
+-- Who calls, seen from inside a SECURITY DEFINER function: the role of SET ROLE (as an API gateway uses it), else the login.
+create function chartloom.caller_role() returns text
+language sql stable
+set search_path = ''
+as $$
+    select case current_setting('role') when 'none' then session_user::text else current_setting('role') end
+$$;
+
+-- A W3C trace context (https://www.w3.org/TR/trace-context/), from random UUIDs so that no extension is needed.
+create function chartloom.new_traceparent() returns text
+language sql volatile
+set search_path = ''
+as $$
+    select format(
+        '00-%s-%s-01',
+        replace(gen_random_uuid()::text, '-', ''),
+        left(replace(gen_random_uuid()::text, '-', ''), 16)
+    )
+$$;
+
+create function chartloom.trace_id(p_traceparent text) returns text
+language sql immutable
+set search_path = ''
+as $$ select split_part(p_traceparent, '-', 2) $$;
+
+-- Postgres lets everybody execute a new function; these are only for whom they are granted to.
+revoke execute on all functions in schema chartloom from public;

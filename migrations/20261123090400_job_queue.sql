@@ -1,0 +1,161 @@
+-- The queue, and what it is told: job types, the order of steps, who sleeps.
+
+create table chartloom.job_types (
+    job_type text primary key,
+    job_category text not null check (job_category in ('fast', 'ai')),
+    worker_role text not null,
+    payload_schema jsonb not null,
+    max_retries integer not null default 5 check (max_retries between 0 and 100),
+    backoff_base_seconds double precision not null default 2 check (backoff_base_seconds > 0),
+    backoff_cap_seconds double precision not null default 300 check (backoff_cap_seconds > 0),
+    max_run_seconds integer not null default 900 check (max_run_seconds > 0),
+    max_lease_losses integer not null default 5 check (max_lease_losses >= 0)
+);
+comment on column chartloom.job_types.payload_schema is '{"field": "uuid" | "text" | "integer" | "boolean"}: each field required, no other allowed.';
+comment on column chartloom.job_types.max_run_seconds is 'How long one attempt may run in all, however often its lease is renewed.';
+comment on column chartloom.job_types.max_lease_losses is 'A limit of its own, apart from retries: a file that kills its worker must not loop.';
+
+create table chartloom.pipeline_steps (
+    after_job_type text not null references chartloom.job_types (job_type),
+    next_job_type text not null references chartloom.job_types (job_type),
+    primary key (after_job_type, next_job_type)
+);
+comment on table chartloom.pipeline_steps is 'When a job of one type completes, these follow. A type with no row here is the last step of a document.';
+
+create table chartloom.job_queue (
+    id bigint generated always as identity primary key,
+    job_type text not null,
+    job_category text not null,
+    payload jsonb not null,
+    status text not null default 'pending'
+    check (status in ('pending', 'processing', 'completed', 'failed', 'dead_letter', 'cancelled')),
+    is_ready boolean not null default true,
+    priority smallint not null default 0,
+    fairness_key text not null default '',
+    fair_tag bigint not null default 0,
+    scheduled_at timestamptz not null,
+    created_at timestamptz not null,
+    started_at timestamptz,
+    completed_at timestamptz,
+    retry_count integer not null default 0,
+    max_retries integer not null,
+    backoff_base_seconds double precision not null,
+    backoff_cap_seconds double precision not null,
+    lease_losses integer not null default 0,
+    max_lease_losses integer not null,
+    max_run_seconds integer not null,
+    lease_token uuid,
+    lease_expires_at timestamptz,
+    heartbeat_at timestamptz,
+    run_deadline_at timestamptz,
+    worker_id text,
+    result jsonb,
+    error jsonb,
+    idempotency_key text,
+    traceparent text not null,
+    shell_file_id uuid,
+    patient_id uuid,
+    -- What may not be is impossible, whoever writes it.
+    constraint ready_is_pending check (not is_ready or status = 'pending'),
+    constraint lease_while_processing check (
+        (status = 'processing') = (lease_token is not null)
+        and (lease_token is null) = (lease_expires_at is null)
+        and (lease_token is null) = (run_deadline_at is null)
+        and (lease_token is null or worker_id is not null)
+    ),
+    constraint finished_has_time check (
+        (status in ('completed', 'dead_letter', 'cancelled')) = (completed_at is not null)
+    ),
+    constraint failure_says_why check (status not in ('failed', 'dead_letter') or error is not null)
+)
+-- Room on the page keeps heartbeats and completions HOT; the table is small and hot, so it is vacuumed by count, not share.
+with (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on column chartloom.job_queue.is_ready is 'Due now. What waits for a retry or for its time is outside the ready index, so that no claim reads past it.';
+comment on column chartloom.job_queue.fair_tag is 'Start tag of start-time fair queueing (Goyal, Vin, Cheng 1996), in jobs of one fairness_key.';
+comment on column chartloom.job_queue.lease_token is 'New for every attempt. The attempt number would not do: a released job brings the same number back.';
+
+-- The claim: one index range a type, already in the order of service.
+create index job_queue_ready on chartloom.job_queue (job_type, priority desc, fair_tag, id) where is_ready;
+-- The last start tag of a patient who has jobs waiting.
+create index job_queue_fairness on chartloom.job_queue (job_type, priority, fairness_key, fair_tag) where is_ready;
+-- What becomes due next.
+create index job_queue_waiting on chartloom.job_queue (scheduled_at)
+where not is_ready and status in ('pending', 'failed');
+-- Live leases. The expiry is left out on purpose: an indexed column would make every heartbeat a non-HOT update.
+create index job_queue_leased on chartloom.job_queue (job_type) where status = 'processing';
+create index job_queue_dead_letters on chartloom.job_queue (completed_at) where status = 'dead_letter';
+create index job_queue_document on chartloom.job_queue (shell_file_id);
+
+create table chartloom.idempotency_keys (
+    idempotency_key text primary key check (length(idempotency_key) between 1 and 200),
+    job_id bigint not null,
+    created_at timestamptz not null default now()
+);
+comment on table chartloom.idempotency_keys is 'Apart from the queue, so that a finished job can leave the hot table and its key still be known.';
+
+create table chartloom.processing_errors (
+    id bigint generated always as identity primary key,
+    occurred_at timestamptz not null,
+    level text not null check (level in ('job', 'file')),
+    kind text not null check (kind in ('transient', 'terminal', 'lease_lost', 'snoozed', 'cancelled')),
+    code text not null,
+    message text not null,
+    job_id bigint,
+    job_type text,
+    attempt integer,
+    shell_file_id uuid,
+    worker_id text,
+    trace_id text
+);
+create index processing_errors_job on chartloom.processing_errors (job_id);
+create index processing_errors_file on chartloom.processing_errors (shell_file_id);
+comment on table chartloom.processing_errors is 'Every failed attempt, for operators: codes and advice, nothing of a patient''s.';
+
+create table chartloom.workers (
+    worker_id text primary key,
+    service text not null,
+    version text not null,
+    started_at timestamptz not null,
+    heartbeat_at timestamptz not null,
+    details jsonb not null default '{}'
+);
+
+-- Who is asleep and wants to be woken, for what. Unlogged: after a crash nobody is connected, so nobody sleeps.
+create unlogged table chartloom.sleepers (
+    topic text not null,
+    channel text not null,
+    primary key (topic, channel)
+);
+comment on table chartloom.sleepers is 'A worker''s gate: it adds itself before it sleeps; whoever brings work removes it and notifies. See docs/decisions/0002.';
+
+create view chartloom.job_history as
+select id, job_type, job_category, status, priority, retry_count, max_retries, lease_losses, error, worker_id,
+    created_at, scheduled_at, started_at, completed_at, shell_file_id, patient_id, traceparent, result
+from chartloom.job_queue;
+comment on view chartloom.job_history is 'Read history here, not from the table: finished jobs may move out of it.';
+
+alter table chartloom.job_types enable row level security;
+alter table chartloom.pipeline_steps enable row level security;
+alter table chartloom.job_queue enable row level security;
+alter table chartloom.idempotency_keys enable row level security;
+alter table chartloom.processing_errors enable row level security;
+alter table chartloom.workers enable row level security;
+alter table chartloom.sleepers enable row level security;
+
+insert into chartloom.job_types (job_type, job_category, worker_role, payload_schema, max_run_seconds) values
+('ocr', 'fast', 'chartloom_ocr', '{"shell_file_id": "uuid", "run_id": "uuid"}', 1800),
+('ai_detect', 'ai', 'chartloom_ai', '{"shell_file_id": "uuid", "run_id": "uuid"}', 1800),
+('ai_enrich', 'ai', 'chartloom_ai', '{"shell_file_id": "uuid", "run_id": "uuid"}', 1800),
+('ai_narrate', 'ai', 'chartloom_ai', '{"shell_file_id": "uuid", "run_id": "uuid"}', 900),
+('persist', 'ai', 'chartloom_persister', '{"shell_file_id": "uuid", "run_id": "uuid"}', 300);
+
+insert into chartloom.pipeline_steps (after_job_type, next_job_type) values
+('ocr', 'ai_detect'),
+('ai_detect', 'ai_enrich'),
+('ai_enrich', 'ai_narrate'),
+('ai_narrate', 'persist');

@@ -1,0 +1,81 @@
+"""What happens to one job of each pass: read what the last step left, ask the provider, keep the answer."""
+
+from typing import Any
+
+import asyncpg
+
+from shared.contract.findings import Detection, Enrichment, Narration
+from shared.contract.pages import Page
+from shared.contract.payloads import DocumentPayload
+from shared.database import Connection
+from shared.jobs import ClaimedJob
+from shared.results import read_pass
+from shared.telemetry import meter
+from shared.worker import Handler
+
+from . import passes
+from .providers import Provider
+
+_tokens = meter.create_counter("chartloom_ai_tokens", description="Tokens used, by model and direction.")
+_findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
+
+JOB_TYPES = ["ai_narrate", "ai_enrich", "ai_detect"]
+"""The later pass first: a document that is nearly done should not wait for one that has just begun."""
+
+
+class AiHandler:
+    def __init__(self, *, pool: asyncpg.Pool, provider: Provider) -> None:
+        self._pool = pool
+        self._provider = provider
+
+    def handlers(self) -> list[Handler[Any, Any]]:
+        return [
+            Handler(job_type="ai_detect", payload=DocumentPayload, work=self.detect, store=save_detection),
+            Handler(job_type="ai_enrich", payload=DocumentPayload, work=self.enrich, store=save_enrichment),
+            Handler(job_type="ai_narrate", payload=DocumentPayload, work=self.narrate, store=save_narration),
+        ]
+
+    async def detect(self, job: ClaimedJob, _: DocumentPayload) -> Detection:
+        return await passes.detect(await self._pages(job), self._provider)
+
+    async def enrich(self, job: ClaimedJob, _: DocumentPayload) -> Enrichment:
+        detection = await read_pass(self._pool, job, "detect", Detection)
+        return await passes.enrich(await self._pages(job), detection, self._provider)
+
+    async def narrate(self, job: ClaimedJob, _: DocumentPayload) -> Narration:
+        enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
+        return await passes.narrate(enrichment, self._provider)
+
+    async def _pages(self, job: ClaimedJob) -> list[Page]:
+        rows = await self._pool.fetch("select * from chartloom.read_pages($1, $2)", job.job_id, job.lease_token)
+        return [Page.model_validate(dict(row)) for row in rows]
+
+
+async def save_detection(connection: Connection, job: ClaimedJob, detection: Detection) -> dict[str, Any]:
+    _findings.add(len(detection.findings), {"pass": "detect", "grounded": "yes"})
+    _findings.add(len(detection.rejected), {"pass": "detect", "grounded": "no"})
+    await _save(connection, job, "detect", detection)
+    return {"findings": len(detection.findings), "rejected": len(detection.rejected)}
+
+
+async def save_enrichment(connection: Connection, job: ClaimedJob, enrichment: Enrichment) -> dict[str, Any]:
+    await _save(connection, job, "enrich", enrichment)
+    return {"entities": len(enrichment.entities), "rejected": len(enrichment.rejected)}
+
+
+async def save_narration(connection: Connection, job: ClaimedJob, narration: Narration) -> dict[str, Any]:
+    await _save(connection, job, "narrate", narration)
+    return {"sentences": len(narration.sentences), "timeline": len(narration.timeline)}
+
+
+async def _save(connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration) -> None:
+    for direction, count in result.usage.items():
+        if isinstance(count, int):
+            _tokens.add(count, {"model": result.engine.model, "direction": direction})
+    await connection.execute(
+        "select chartloom.save_ai_pass($1, $2, $3, $4)",
+        job.job_id,
+        job.lease_token,
+        name,
+        result.model_dump(mode="json"),
+    )

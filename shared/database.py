@@ -1,0 +1,62 @@
+"""Connections: a pool for the work, through any pooler, and one of their own for LISTEN."""
+
+import json
+from typing import Any
+
+import asyncpg
+
+from .errors import JobCancelledError, LeaseLostError
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy | asyncpg.Pool
+"""What runs a statement."""
+
+LEASE_LOST = "CL001"
+JOB_CANCELLED = "CL002"
+
+CONNECTION_ERRORS = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+"""The database is away or restarting; what was under way was rolled back, or its outcome is not known."""
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog", format="text")
+
+
+async def open_pool(url: str, *, size: int, application_name: str) -> asyncpg.Pool:
+    """A pool that works behind a transaction pooler: no statement is cached, as the next may meet another session."""
+    return await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size,
+        statement_cache_size=0,
+        init=_prepare,
+        command_timeout=60,
+        server_settings={"application_name": application_name},
+    )
+
+
+async def connect(url: str, *, application_name: str) -> asyncpg.Connection:
+    """One connection of its own, JSON decoded as in the pool."""
+    connection: asyncpg.Connection = await asyncpg.connect(
+        url, statement_cache_size=0, server_settings={"application_name": application_name}
+    )
+    await _prepare(connection)
+    return connection
+
+
+def translate(error: asyncpg.PostgresError) -> Exception:
+    """The contract's own SQLSTATEs as Chartloom's errors; any other error as it is."""
+    sqlstate: Any = error.sqlstate
+    if sqlstate == LEASE_LOST:
+        return LeaseLostError("lease_lost", "Another attempt has the job, or it is over.")
+    if sqlstate == JOB_CANCELLED:
+        return JobCancelledError("job_cancelled", "The job was cancelled.")
+    return error

@@ -1,0 +1,112 @@
+"""Typed wrappers of the job functions in ``migrations/``. SQL owns the state machine: no transition is decided here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from .database import Connection, translate
+
+NOOP_PAYLOAD = {"noop": True}
+
+
+@dataclass(frozen=True)
+class ClaimedJob:
+    """One attempt at one job. The lease token is this attempt's right to write anything at all."""
+
+    job_id: int
+    job_type: str
+    payload: dict[str, Any]
+    lease_token: UUID
+    attempt: int
+    scheduled_at: datetime
+    run_deadline_at: datetime
+    traceparent: str
+    shell_file_id: UUID | None
+
+    @property
+    def is_noop(self) -> bool:
+        return self.payload == NOOP_PAYLOAD
+
+
+async def claim_jobs(
+    connection: Connection, *, worker_id: str, job_types: Sequence[str], limit: int, lease_seconds: int
+) -> list[ClaimedJob]:
+    """Up to ``limit`` jobs, the types in the order given; fewer means that no more were ready."""
+    rows = await connection.fetch(
+        "select * from chartloom.claim_jobs($1, $2, $3, $4)", worker_id, list(job_types), limit, lease_seconds
+    )
+    return [ClaimedJob(**dict(row)) for row in rows]
+
+
+async def heartbeat_jobs(
+    connection: Connection,
+    *,
+    worker_id: str,
+    service: str,
+    version: str,
+    jobs: Sequence[ClaimedJob],
+    lease_seconds: int,
+    details: dict[str, Any],
+) -> dict[int, str]:
+    """Renews every lease in one statement. Says of each job: held, lost, cancelled or overdue."""
+    rows = await connection.fetch(
+        "select * from chartloom.heartbeat_jobs($1, $2, $3, $4, $5, $6, $7)",
+        worker_id,
+        service,
+        version,
+        [job.job_id for job in jobs],
+        [job.lease_token for job in jobs],
+        lease_seconds,
+        details,
+    )
+    return {row["job_id"]: row["state"] for row in rows}
+
+
+async def complete_job(
+    connection: Connection, job: ClaimedJob, *, result: dict[str, Any] | None, traceparent: str | None
+) -> list[tuple[int, str]]:
+    """Completes the job and enqueues what follows: (id, type) of each. Raises LeaseLostError, JobCancelledError."""
+    try:
+        rows = await connection.fetch(
+            "select * from chartloom.complete_job($1, $2, $3, $4)", job.job_id, job.lease_token, result, traceparent
+        )
+    except asyncpg.PostgresError as error:
+        raise translate(error) from error
+    return [(row["job_id"], row["job_type"]) for row in rows]
+
+
+async def fail_job(connection: Connection, job: ClaimedJob, *, code: str, message: str, is_transient: bool) -> str:
+    """Ends the attempt in error. Returns ``failed`` (waits for its retry) or ``dead_letter``. Raises LeaseLostError."""
+    try:
+        status: str = await connection.fetchval(
+            "select chartloom.fail_job($1, $2, $3, $4, $5)", job.job_id, job.lease_token, code, message, is_transient
+        )
+    except asyncpg.PostgresError as error:
+        raise translate(error) from error
+    return status
+
+
+async def release_job(
+    connection: Connection,
+    job: ClaimedJob,
+    *,
+    delay: timedelta = timedelta(0),
+    code: str = "released",
+    message: str = "Handed back.",
+) -> None:
+    """Hands the job back, now or after a delay, without spending an attempt. Raises LeaseLostError."""
+    try:
+        await connection.execute(
+            "select chartloom.release_job($1, $2, $3, $4, $5)",
+            job.job_id,
+            job.lease_token,
+            delay.total_seconds(),
+            code,
+            message,
+        )
+    except asyncpg.PostgresError as error:
+        raise translate(error) from error

@@ -1,0 +1,147 @@
+"""Wires a service: settings, logs, telemetry, connections, health, the loop, signals."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import asyncpg
+import structlog
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from .database import CONNECTION_ERRORS, open_pool
+from .errors import ConfigurationError
+from .health import HealthServer
+from .listener import Listener
+from .logs import configure_logs, describe_error
+from .settings import ServiceSettings, exit_misconfigured
+from .telemetry import configure_telemetry, flush_telemetry
+from .worker import Handler, Worker
+
+VERSION = "0.1.0"
+FIRST_CONNECTION_SECONDS = 120.0
+
+
+class Loop(Protocol):
+    """What a service runs: the worker of a job service, or the sweeper's own loop."""
+
+    def live(self) -> str | None: ...
+    def ready(self) -> str | None: ...
+    def stop(self) -> None: ...
+    async def run(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a loop gets to work with."""
+
+    service: str
+    settings: ServiceSettings
+    pool: asyncpg.Pool
+    listener: Listener
+
+
+def run_worker(
+    service: str,
+    settings: ServiceSettings,
+    job_types: list[str],
+    build: Callable[[Runtime], list[Handler[Any, Any]]],
+    *,
+    details: Mapping[str, Any],
+) -> None:
+    """Runs a job service until SIGTERM or SIGINT.
+
+    It claims ``job_types`` in the order given. ``details`` (model, engine) is shown with the worker.
+    """
+
+    def build_worker(runtime: Runtime) -> Loop:
+        handlers = {handler.job_type: handler for handler in build(runtime)}
+        return Worker(
+            service=service,
+            version=VERSION,
+            settings=settings,
+            pool=runtime.pool,
+            listener=runtime.listener,
+            handlers={job_type: handlers[job_type] for job_type in job_types},
+            details=details,
+        )
+
+    run_service(service, settings, topics=job_types, build=build_worker)
+
+
+def run_service(
+    service: str, settings: ServiceSettings, *, topics: list[str], build: Callable[[Runtime], Loop]
+) -> None:
+    """Runs any loop as a service. Exits 0 after a drained stop, 78 where the set-up is wrong."""
+    configure_logs(service=service, level=settings.log_level)
+    configure_telemetry(service=service, version=VERSION, instance=settings.worker_id)
+    try:
+        asyncio.run(_serve(service, settings, topics, build))
+    except ConfigurationError as error:
+        exit_misconfigured(error)
+    finally:
+        flush_telemetry()
+
+
+async def _serve(service: str, settings: ServiceSettings, topics: list[str], build: Callable[[Runtime], Loop]) -> None:
+    log = structlog.get_logger()
+    async with _open_pool(service, settings) as pool:
+        listener = Listener(
+            listen_url=settings.listen_url, pool=pool, topics=topics, application_name=f"chartloom {service}"
+        )
+        loop = build(Runtime(service=service, settings=settings, pool=pool, listener=listener))
+        health = HealthServer(host=settings.health_host, port=settings.port, live=loop.live, ready=loop.ready)
+        port = await health.start()
+
+        def stop(name: str) -> None:
+            log.info("stopping", signal=name)
+            loop.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number.name)
+        listening = asyncio.create_task(listener.run(), name="listener")
+        log.info("started", port=port, worker_id=settings.worker_id, job_types=topics)
+        try:
+            await loop.run()
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
+            with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError), suppress_instrumentation():
+                await pool.execute("select chartloom.forget_worker($1, $2)", settings.worker_id, listener.channel)
+            await health.close()
+            log.info("stopped")
+
+
+@asynccontextmanager
+async def _open_pool(service: str, settings: ServiceSettings) -> AsyncIterator[asyncpg.Pool]:
+    """Waits for a database that is not up yet; refuses one that rejects the credentials."""
+    deadline = asyncio.get_running_loop().time() + FIRST_CONNECTION_SECONDS
+    while True:
+        try:
+            with suppress_instrumentation():
+                pool = await open_pool(
+                    settings.database_url.get_secret_value(),
+                    size=settings.pool_size,
+                    application_name=f"chartloom {service}",
+                )
+            break
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise ConfigurationError(
+                "database_refused", f"DATABASE_URL: the server refuses it (SQLSTATE {error.sqlstate})."
+            ) from None
+        except CONNECTION_ERRORS as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigurationError("database_away", "DATABASE_URL: no server answers there.") from None
+            structlog.get_logger().warning("database_away", **describe_error(error))
+            await asyncio.sleep(1)
+    try:
+        yield pool
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), 5)
+        except (TimeoutError, *CONNECTION_ERRORS):
+            pool.terminate()

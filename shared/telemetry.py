@@ -1,0 +1,114 @@
+"""OpenTelemetry: one trace a document, carried from hop to hop in the job's row; metrics on /metrics and by OTLP.
+
+Conventions: https://opentelemetry.io/docs/specs/semconv/messaging/. Spans and metrics carry ids, never content.
+OTLP goes where OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is sent.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Before the instrumentation is imported: the stable names (db.query.text), not the old ones (db.statement).
+os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+MESSAGING_SYSTEM = "postgresql"
+SECONDS_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800)
+"""Edges at 120 s and 600 s, where the objectives of the fast and the AI queue are."""
+
+tracer = trace.get_tracer("chartloom")
+meter = metrics.get_meter("chartloom")
+
+
+def configure_telemetry(*, service: str, version: str, instance: str) -> None:
+    """Sets the global providers, once a process. ``flush_telemetry`` before it ends."""
+    resource = Resource.create(
+        {
+            "service.name": f"chartloom-{service}",
+            "service.namespace": "chartloom",
+            "service.version": version,
+            "service.instance.id": instance,
+        }
+    )
+    exports = bool(
+        os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
+    provider = TracerProvider(resource=resource)
+    readers: list[MetricReader] = [PrometheusMetricReader()]
+    if exports:
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    trace.set_tracer_provider(provider)
+    views = [
+        View(instrument_name="*_seconds", aggregation=ExplicitBucketHistogramAggregation(SECONDS_BUCKETS)),
+    ]
+    metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=readers, views=views))
+    propagate.set_global_textmap(TraceContextTextMapPropagator())
+    AsyncPGInstrumentor().instrument()  # type: ignore[no-untyped-call]
+
+
+def flush_telemetry() -> None:
+    """Sends what is still buffered: a process that ends must not take the last spans with it."""
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        shutdown = getattr(provider, "shutdown", None)
+        if shutdown is not None:
+            shutdown()
+
+
+def context_of(traceparent: str) -> Context:
+    """The remote context that a row carries."""
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+def traceparent_of(span: Span) -> str:
+    """What a row carries for whoever goes on from this span."""
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
+    return carrier["traceparent"]
+
+
+@contextmanager
+def message_span(
+    operation: str, destination: str, kind: SpanKind, *, context: Context | None = None, **attributes: Any
+) -> Iterator[Span]:
+    """``{operation} {destination}`` with the messaging attributes. An error marks it, by type alone."""
+    with tracer.start_as_current_span(
+        f"{operation} {destination}",
+        context=context,
+        kind=kind,
+        attributes={
+            "messaging.system": MESSAGING_SYSTEM,
+            "messaging.destination.name": destination,
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
+            **{key: value for key, value in attributes.items() if value is not None},
+        },
+        # An exception's message may quote a record.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except BaseException as error:
+            mark_failed(span, getattr(error, "code", type(error).__name__))
+            raise
+
+
+def mark_failed(span: Span, error_type: str) -> None:
+    span.set_status(trace.StatusCode.ERROR)
+    span.set_attribute("error.type", error_type)

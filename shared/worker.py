@@ -1,0 +1,382 @@
+"""The claim loop: claims what it has room for, runs each job by its handler, renews leases, drains when told."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+import structlog
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import Span, SpanKind
+from pydantic import ValidationError
+
+from . import jobs
+from .contract.base import Row
+from .database import CONNECTION_ERRORS, Connection, translate
+from .errors import (
+    BusyError,
+    ChartloomError,
+    JobCancelledError,
+    LeaseLostError,
+    TerminalError,
+    TransientError,
+)
+from .jobs import ClaimedJob
+from .listener import Listener
+from .logs import describe_error
+from .settings import ServiceSettings
+from .telemetry import context_of, mark_failed, message_span, meter, traceparent_of
+
+P = TypeVar("P", bound=Row)
+R = TypeVar("R")
+
+SETTLE_RETRY_SECONDS = 0.5
+STALLED_SECONDS = 120.0
+"""A claim loop that has not come round for so long is dead: every wait in it is bounded by the poll."""
+
+_attempts = meter.create_counter("chartloom_job_attempts", description="Attempts that ended, by type and outcome.")
+_queue_wait = meter.create_histogram(
+    "chartloom_queue_wait_seconds", unit="s", description="From the moment a job was due to its claim."
+)
+_work_time = meter.create_histogram(
+    "chartloom_work_seconds", unit="s", description="From claim to settled, one attempt."
+)
+_in_hand = meter.create_up_down_counter("chartloom_jobs_in_hand", description="Jobs that this process is working on.")
+
+
+@dataclass(frozen=True)
+class Handler(Generic[P, R]):
+    """What a service does for one type of job.
+
+    ``work`` takes a typed payload to a typed result and writes nothing. ``store`` writes the result inside the
+    transaction that completes the job; it names the lease, so that a holder who lost it writes nothing at all.
+    """
+
+    job_type: str
+    payload: type[P]
+    work: Callable[[ClaimedJob, P], Awaitable[R]]
+    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any]]]
+    """Returns the job's own small result (counts, timings) for its row."""
+
+
+class Worker:
+    """Runs the jobs of one service until ``stop`` is called. One claimer a process: more made it slower (research)."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        version: str,
+        settings: ServiceSettings,
+        pool: asyncpg.Pool,
+        listener: Listener,
+        handlers: Mapping[str, Handler[Any, Any]],
+        details: Mapping[str, Any],
+    ) -> None:
+        self._service = service
+        self._version = version
+        self._settings = settings
+        self._pool = pool
+        self._listener = listener
+        self._handlers = handlers
+        self._details = dict(details)
+        self._running: dict[int, tuple[ClaimedJob, asyncio.Task[None]]] = {}
+        self._revoked: dict[int, str] = {}
+        self._stopping = asyncio.Event()
+        self._follow_ups: dict[str, str] = {}
+        self._came_round_at = time.monotonic()
+        self._database_ok = False
+        self._log = structlog.get_logger()
+
+    # ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def live(self) -> str | None:
+        return "claim loop stalled" if time.monotonic() - self._came_round_at > STALLED_SECONDS else None
+
+    def ready(self) -> str | None:
+        if self._stopping.is_set():
+            return "draining"
+        return None if self._database_ok else "database away"
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self) -> None:
+        """Claims no more; ``run`` returns when the jobs in hand are finished or handed back."""
+        self._stopping.set()
+        self._listener.nudge()
+
+    async def run(self) -> None:
+        heartbeats = asyncio.create_task(self._renew_leases(), name="heartbeats")
+        try:
+            while not self._stopping.is_set():
+                self._came_round_at = time.monotonic()
+                try:
+                    await self._come_round()
+                    self._database_ok = True
+                except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                    if self._database_ok or isinstance(error, asyncpg.PostgresError):
+                        self._log.warning("claim_failed", **describe_error(error))
+                    self._database_ok = False
+                    await self._listener.sleep(self._settings.poll_seconds)
+            await self._drain()
+        finally:
+            heartbeats.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeats
+
+    async def _come_round(self) -> None:
+        """One turn: claim; if that came short, open the gate, look once more, sleep."""
+        if not self._follow_ups:
+            await self._read_follow_ups()
+        if self._room() == 0:
+            await self._wait_for_room()
+            return
+        if await self._claim():
+            return
+        if await self._listener.open_gate() and await self._claim():
+            return
+        await self._listener.sleep(self._settings.poll_seconds)
+
+    def _room(self) -> int:
+        return self._settings.worker_concurrency - len(self._running)
+
+    async def _wait_for_room(self) -> None:
+        tasks = [task for _, task in self._running.values()]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=self._settings.poll_seconds)
+
+    async def _read_follow_ups(self) -> None:
+        with suppress_instrumentation():
+            rows = await self._pool.fetch("select * from chartloom.follow_ups($1)", list(self._handlers))
+        self._follow_ups = dict.fromkeys(self._handlers, "")
+        for row in rows:
+            self._follow_ups[row["after_job_type"]] = row["next_job_type"]
+
+    async def _claim(self) -> bool:
+        """Claims into the free room and starts the jobs. True if it filled: there may be more."""
+        room = self._room()
+        # A poll is no part of anybody's trace.
+        with suppress_instrumentation():
+            claimed = await jobs.claim_jobs(
+                self._pool,
+                worker_id=self._settings.worker_id,
+                job_types=list(self._handlers),
+                limit=room,
+                lease_seconds=self._settings.lease_seconds,
+            )
+        for job in claimed:
+            _in_hand.add(1, {"job_type": job.job_type})
+            task = asyncio.create_task(self._attempt(job), name=f"job {job.job_id}")
+            self._running[job.job_id] = (job, task)
+            task.add_done_callback(partial(self._finished, job))
+        return len(claimed) == room
+
+    def _finished(self, job: ClaimedJob, _: asyncio.Task[None]) -> None:
+        self._running.pop(job.job_id, None)
+        self._revoked.pop(job.job_id, None)
+        _in_hand.add(-1, {"job_type": job.job_type})
+        # The sleeping loop has room again; its gate may stay open, so nobody else would tell it.
+        self._listener.nudge()
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _renew_leases(self) -> None:
+        """One statement for all jobs in hand, every third of the lease: two may fail before it expires."""
+        while True:
+            held = [job for job, _ in self._running.values()]
+            try:
+                with suppress_instrumentation():
+                    states = await jobs.heartbeat_jobs(
+                        self._pool,
+                        worker_id=self._settings.worker_id,
+                        service=self._service,
+                        version=self._version,
+                        jobs=held,
+                        lease_seconds=self._settings.lease_seconds,
+                        details=self._details,
+                    )
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                self._log.warning("heartbeat_failed", **describe_error(error))
+                states = {}
+            for job_id, state in states.items():
+                if state != "held" and job_id in self._running:
+                    self._revoked[job_id] = state
+                    self._running[job_id][1].cancel()
+            await asyncio.sleep(self._settings.lease_seconds / 3)
+
+    # ── one attempt ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _attempt(self, job: ClaimedJob) -> None:
+        structlog.contextvars.bind_contextvars(
+            job_id=job.job_id,
+            job_type=job.job_type,
+            attempt=job.attempt,
+            shell_file_id=str(job.shell_file_id) if job.shell_file_id else None,
+        )
+        started = time.monotonic()
+        waited = (datetime.now(UTC) - job.scheduled_at).total_seconds()
+        _queue_wait.record(max(waited, 0.0), {"job_type": job.job_type})
+        with message_span(
+            "process",
+            job.job_type,
+            SpanKind.CONSUMER,
+            context=context_of(job.traceparent),
+            **{
+                "messaging.message.id": str(job.job_id),
+                "job.id": str(job.job_id),
+                "job.attempt": job.attempt,
+                "job.queue_wait_s": round(max(waited, 0.0), 3),
+                "document.id": str(job.shell_file_id) if job.shell_file_id else None,
+            },
+        ) as span:
+            outcome = await self._run_and_settle(job, span)
+            span.set_attribute("job.outcome", outcome)
+        seconds = time.monotonic() - started
+        _attempts.add(1, {"job_type": job.job_type, "outcome": outcome})
+        _work_time.record(seconds, {"job_type": job.job_type})
+        self._log.info("job_attempt_ended", outcome=outcome, seconds=round(seconds, 3))
+
+    async def _run_and_settle(self, job: ClaimedJob, span: Span) -> str:
+        try:
+            handler = self._handlers[job.job_type]
+            if job.is_noop:
+                return await self._settle(job, lambda: self._complete_noop(job))
+            result = await self._work(handler, job)
+            return await self._settle(job, lambda: self._complete(handler, job, result))
+        except asyncio.CancelledError:
+            return await self._end_cancelled(job, span)
+        except BusyError as error:
+            busy = error
+            self._log.info("job_snoozed", code=busy.code, retry_after_s=busy.retry_after.total_seconds())
+            return await self._settle(job, lambda: self._snooze(job, busy))
+        except (LeaseLostError, JobCancelledError) as error:
+            mark_failed(span, error.code)
+            self._log.warning("job_given_up", code=error.code)
+            return error.code
+        except Exception as error:
+            # Whatever a handler raises ends its attempt, never the worker.
+            failure = _as_failure(error)
+            mark_failed(span, failure.code)
+            self._log.warning("job_attempt_failed", code=failure.code, **describe_error(error))
+            return await self._settle(job, lambda: self._fail(job, failure))
+
+    @staticmethod
+    async def _work(handler: Handler[Any, Any], job: ClaimedJob) -> Any:
+        try:
+            payload = handler.payload.model_validate(job.payload)
+        except ValidationError:
+            raise TerminalError("payload_invalid", "The job's payload is not what its type requires.") from None
+        try:
+            async with asyncio.timeout((job.run_deadline_at - datetime.now(UTC)).total_seconds()) as deadline:
+                return await handler.work(job, payload)
+        except asyncpg.PostgresError as error:
+            raise translate(error) from error
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise TransientError("run_time_exceeded", "The attempt ran longer than its job type allows.") from None
+
+    async def _settle(self, job: ClaimedJob, transaction: Callable[[], Awaitable[str]]) -> str:
+        """Runs the transaction that ends the attempt, again while the database is away: finished work is worth waiting.
+
+        If a commit's answer was lost, the second try finds the lease gone: the job was settled, by this very attempt.
+        """
+        unsure = False
+        while True:
+            try:
+                return await transaction()
+            except CONNECTION_ERRORS as error:
+                unsure = True
+                self._log.warning("settle_failed", **describe_error(error))
+                await asyncio.sleep(SETTLE_RETRY_SECONDS)
+            except (LeaseLostError, JobCancelledError) as error:
+                code = "settled_or_lost" if unsure else error.code
+                self._log.warning("job_given_up", code=code)
+                return code
+
+    async def _complete(self, handler: Handler[Any, Any], job: ClaimedJob, result: Any) -> str:
+        follow_up = self._follow_ups.get(job.job_type)
+        with message_span("settle", job.job_type, SpanKind.CLIENT):
+            async with self._pool.acquire() as connection, connection.transaction():
+                try:
+                    summary = await handler.store(connection, job, result)
+                except asyncpg.PostgresError as error:
+                    raise translate(error) from error
+                if not follow_up:
+                    await jobs.complete_job(connection, job, result=summary, traceparent=None)
+                    return "completed"
+                with message_span("send", follow_up, SpanKind.PRODUCER) as send:
+                    sent = await jobs.complete_job(connection, job, result=summary, traceparent=traceparent_of(send))
+                    send.set_attribute("messaging.message.id", ",".join(str(job_id) for job_id, _ in sent))
+        return "completed"
+
+    async def _complete_noop(self, job: ClaimedJob) -> str:
+        async with self._pool.acquire() as connection:
+            await jobs.complete_job(connection, job, result={"noop": True}, traceparent=None)
+        return "completed"
+
+    async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:
+        with message_span("settle", job.job_type, SpanKind.CLIENT):
+            async with self._pool.acquire() as connection:
+                return await jobs.fail_job(
+                    connection,
+                    job,
+                    code=failure.code,
+                    message=failure.message,
+                    is_transient=isinstance(failure, TransientError),
+                )
+
+    async def _snooze(self, job: ClaimedJob, busy: BusyError) -> str:
+        async with self._pool.acquire() as connection:
+            await jobs.release_job(connection, job, delay=busy.retry_after, code=busy.code, message=busy.message)
+        return "snoozed"
+
+    async def _release(self, job: ClaimedJob) -> str:
+        async with self._pool.acquire() as connection:
+            await jobs.release_job(connection, job)
+        return "released"
+
+    async def _end_cancelled(self, job: ClaimedJob, span: Span) -> str:
+        """The worker itself cancelled the attempt: its lease is gone, it is overdue, or the process must end."""
+        reason = self._revoked.get(job.job_id, "draining")
+        self._log.warning("job_given_up", code=reason)
+        if reason == "draining":
+            return await self._settle(job, lambda: self._release(job))
+        mark_failed(span, reason)
+        if reason == "overdue":
+            overdue = TransientError("run_time_exceeded", "The attempt ran longer than its job type allows.")
+            return await self._settle(job, lambda: self._fail(job, overdue))
+        return reason
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drain(self) -> None:
+        """Lets the jobs in hand finish within the window, then hands back the rest without spending an attempt."""
+        tasks = [task for _, task in self._running.values()]
+        self._log.info("draining", count=len(tasks))
+        if not tasks:
+            return
+        _, unfinished = await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=5)
+
+
+def _as_failure(error: Exception) -> ChartloomError:
+    """What the row says: a code and advice. The text of a foreign exception may quote a record, so it stays out."""
+    if isinstance(error, ChartloomError):
+        return error
+    if isinstance(error, CONNECTION_ERRORS):
+        return TransientError("connection_failed", "A connection failed; the attempt is repeated.")
+    if isinstance(error, asyncpg.PostgresError):
+        return TransientError(
+            "database_refused", f"The database refused a statement (SQLSTATE {error.sqlstate}); see the worker's log."
+        )
+    return TransientError(
+        "unexpected_error", f"{type(error).__name__}: a fault in Chartloom; see the worker's log by the job's id."
+    )
