@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ from .worker import Handler, Worker
 
 VERSION = "0.1.0"
 FIRST_CONNECTION_SECONDS = 120.0
+WATCHDOG_SECONDS = 10.0
+EXIT_STALLED = 70
+"""sysexits.h EX_SOFTWARE."""
 
 
 class Loop(Protocol):
@@ -100,6 +106,7 @@ async def _serve(service: str, settings: ServiceSettings, topics: list[str], bui
             log.info("stopping", signal=name)
             loop.stop()
 
+        threading.Thread(target=_watchdog, args=(loop,), name="watchdog", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop, number.name)
         listening = asyncio.create_task(listener.run(), name="listener")
@@ -114,6 +121,18 @@ async def _serve(service: str, settings: ServiceSettings, topics: list[str], bui
                 await pool.execute("select chartloom.forget_worker($1, $2)", settings.worker_id, listener.channel)
             await health.close()
             log.info("stopped")
+
+
+def _watchdog(loop: Loop) -> None:
+    """A thread of its own, since a blocked event loop answers no probe: ends the process, and the platform restarts it.
+
+    Render probes web services only. The jobs in hand come back when their leases expire.
+    """
+    while True:
+        time.sleep(WATCHDOG_SECONDS)
+        if reason := loop.live():
+            os.write(2, f"{reason}: ending the process\n".encode())
+            os._exit(EXIT_STALLED)
 
 
 @asynccontextmanager

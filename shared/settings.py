@@ -17,7 +17,7 @@ EXIT_CONFIGURATION = 78
 class ServiceSettings(BaseSettings):
     """What every service takes. Each field is the environment variable of the same name, in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     database_url: SecretStr = Field(description="Postgres, with the service's own role; a transaction pooler will do.")
     listen_database_url: SecretStr | None = Field(

@@ -1,0 +1,113 @@
+# Chartloom on one machine. Every target sets up what it needs: nothing but Python 3.11 or newer has to be there.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first of these that runs and is new enough. Override with make PYTHON=/path/to/python3.
+PYTHON ?=
+CANDIDATES := $(PYTHON) python3.11 python3 python3.12 python3.13 python3.14
+UV ?=
+UV_VERSION := 0.13.9
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq --no-input
+SAMPLES := samples/*.pdf samples/*.png samples/*.jpg samples/*.jpeg samples/*.tif samples/*.tiff samples/*.txt
+
+# $(call step,what it does,command): a line before, the elapsed time after, so that a quiet pip is no silence.
+define step
+	@printf '==> %s ...\n' "$(1)"; $(2); printf '    done in %d s\n' "$$SECONDS"
+endef
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(VENV)/.installed-run ## Turn records into timelines: the samples, or FILES="a.pdf 'my scan.jpg'"
+	@shopt -s nullglob; \
+	if [ -z "$${FILES:-}" ]; then set -- $(SAMPLES); \
+	elif [ -e "$$FILES" ]; then set -- "$$FILES"; \
+	else eval "set -- $$FILES"; fi; \
+	if [ $$# -eq 0 ]; then echo 'No file to process. Name some: make run FILES="a.pdf b.jpg"' >&2; exit 1; fi; \
+	exec $(VENV)/bin/chartloom process "$$@"
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
+	@$(VENV)/bin/pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(VENV)/.installed-dev ## Run the slow tests: chaos, load, whole documents
+	@$(VENV)/bin/pytest -m slow
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## Measure; results go to bench/out
+	@$(VENV)/bin/python -m bench
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/python ops/check_repository.py
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Format the code and mend what ruff can
+	@$(VENV)/bin/ruff check --fix-only .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: lock
+lock: $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files anew from the pyproject.toml files
+	@UV="$(or $(UV),$(VENV)/tools/bin/uv)" ops/lock.sh
+
+.PHONY: clean
+clean: ## Stop the embedded Postgres; delete the environment and all caches, but no records
+	@if [ -d .chartloom ] && [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python -c \
+	'from pathlib import Path; from cli.embedded_postgres import EmbeddedPostgres; EmbeddedPostgres(Path(".chartloom")).stop()' \
+	|| echo 'The embedded Postgres could not be stopped; going on.' >&2; fi
+	@rm -rf $(VENV) build *.egg-info bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	@if [ -d .chartloom ]; then echo 'Your records are still in .chartloom.'; fi
+
+# -- set-up ------------------------------------------------------------------------------------------------------------
+
+$(VENV)/bin/pip:
+	@for candidate in $(CANDIDATES); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$${python:-}" ]; then \
+	    echo 'Chartloom needs Python 3.11 or newer, and none of these is: $(CANDIDATES).' >&2; \
+	    echo 'Install it (Debian 12, Ubuntu 24.04: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3' >&2; \
+	    exit 1; \
+	fi; \
+	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "Python $$version can't create an environment: its venv module is incomplete." >&2; \
+	    echo "Debian, Ubuntu: apt install python$$version-venv" >&2; \
+	    exit 1; \
+	fi; \
+	printf '==> Creating $(VENV) with Python %s ...\n' "$$version"; \
+	"$$python" -m venv $(VENV); \
+	printf '    done in %d s\n' "$$SECONDS"
+
+# What both stamps have in common. The build tool comes from the lock, so the editable install fetches nothing.
+define install
+	$(call step,Installing $(1) (a minute or so the first time),$(PIP) install --require-hashes -r $(1) || { echo '$(PIP_HINT)' >&2; exit 1; })
+	$(call step,Installing this checkout,$(PIP) install --no-deps --no-build-isolation --editable .)
+	$(call step,Compiling the terminology,$(VENV)/bin/python -m services.ai.local.terminology)
+endef
+PIP_HINT := pip could not install the packages. It needs a network, and on Linux glibc 2.34 or newer (ldd --version).
+
+PROJECTS := pyproject.toml $(wildcard services/ai/local/terminology.py services/ai/local/terminology/*.py)
+
+$(VENV)/.installed-run: requirements/run.lock $(PROJECTS) | $(VENV)/bin/pip
+	$(call install,requirements/run.lock)
+	@touch $@
+
+# dev.lock holds everything that run.lock does.
+$(VENV)/.installed-dev: requirements/dev.lock $(PROJECTS) | $(VENV)/bin/pip
+	$(call install,requirements/dev.lock)
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/tools/bin/uv: | $(VENV)/bin/pip
+	$(call step,Installing uv $(UV_VERSION),$(VENV)/bin/python -m venv $(VENV)/tools && $(VENV)/tools/bin/pip -qq --disable-pip-version-check install uv==$(UV_VERSION))

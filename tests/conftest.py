@@ -1,0 +1,109 @@
+"""A real Postgres for every test that touches data: one server a run, a fresh migrated database a test."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from cli.embedded_postgres import EmbeddedPostgres
+from shared.database import connect
+from shared.migrate import FOLDER, migrate
+
+OWNER = "chartloom_owner"
+SERVICE_ROLES = ("chartloom_ocr", "chartloom_ai", "chartloom_persister", "chartloom_sweeper")
+PASSWORD = "only-in-tests"
+TEMPLATE = "template_chartloom"
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database of a test's own."""
+
+    admin_url: str
+    name: str
+
+    def url(self, role: str = OWNER) -> str:
+        parts = urlsplit(self.admin_url)
+        return f"postgresql://{role}:{quote(PASSWORD)}@{parts.hostname}:{parts.port}/{self.name}"
+
+    async def connect(self, role: str = OWNER) -> asyncpg.Connection:
+        return await connect(self.url(role), application_name="test")
+
+
+def _in_database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+async def _make_template(admin_url: str) -> None:
+    admin = await connect(admin_url, application_name="test")
+    try:
+        # As on Supabase: the owner creates roles and bypasses RLS, and is no superuser.
+        await admin.execute(f"create role {OWNER} login createrole bypassrls password '{PASSWORD}'")
+        await admin.execute(f"create database {TEMPLATE} owner {OWNER}")
+        inside = await connect(_in_database(admin_url, TEMPLATE), application_name="test")
+        await inside.execute((FOLDER / "plain_postgres.sql").read_text())
+        await inside.close()
+        owner = await connect(Database(admin_url, TEMPLATE).url(), application_name="test")
+        await migrate(owner)
+        for role in SERVICE_ROLES:
+            await owner.execute(f"alter role {role} login password '{PASSWORD}'")
+        await owner.close()
+    finally:
+        await admin.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_admin_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="chartloom-tests-") as home:
+        server = EmbeddedPostgres(Path(home))
+        try:
+            admin_url = server.ensure_started().admin_url
+            asyncio.run(_make_template(admin_url))
+            yield admin_url
+        finally:
+            server.remove()
+
+
+@pytest.fixture
+async def database(postgres_admin_url: str) -> AsyncIterator[Database]:
+    name = f"test_{uuid4().hex[:12]}"
+    admin = await connect(postgres_admin_url, application_name="test")
+    await admin.execute(f"create database {name} template {TEMPLATE} owner {OWNER}")
+    try:
+        yield Database(postgres_admin_url, name)
+    finally:
+        await admin.execute(f"drop database {name} with (force)")
+        await admin.close()
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    connection = await database.connect()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def patient(owner: asyncpg.Connection) -> "Patient":
+    found = Patient(uuid4(), uuid4())
+    await owner.execute(
+        "insert into user_profiles (id, owner_user_id) values ($1, $2)", found.profile_id, found.user_id
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A profile and the user who owns it."""
+
+    profile_id: UUID
+    user_id: UUID

@@ -1,0 +1,165 @@
+"""Who may do what: users see their own, services reach only what they hold, nobody writes the queue."""
+
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.conftest import SERVICE_ROLES, Database, Patient
+from tests.users import as_user, upload
+
+PATIENT_TABLES = [
+    "user_profiles",
+    "shell_files",
+    "ocr_pages",
+    "ai_pass_results",
+    "patient_clinical_events",
+    "patient_observations",
+    "patient_interventions",
+    "clinical_narratives",
+    "healthcare_timeline_events",
+    "audit_log",
+]
+
+
+@pytest.mark.parametrize("role", SERVICE_ROLES)
+async def test_a_service_role_holds_no_grant_on_any_table(owner: asyncpg.Connection, role: str) -> None:
+    held = await owner.fetch(
+        """
+        select c.oid::regclass::text as relation, privilege
+        from pg_class as c, unnest(array['select', 'insert', 'update', 'delete', 'truncate']) as privilege
+        where c.relkind in ('r', 'p', 'v') and c.relnamespace in ('public'::regnamespace, 'chartloom'::regnamespace)
+            and has_table_privilege($1, c.oid, privilege)
+        """,
+        role,
+    )
+    assert held == []
+
+
+async def test_no_function_of_the_contract_is_open_to_everybody(owner: asyncpg.Connection) -> None:
+    open_to_anon = await owner.fetch(
+        """
+        select p.oid::regprocedure::text from pg_proc as p
+        where p.pronamespace in ('chartloom'::regnamespace, 'public'::regnamespace)
+            and has_function_privilege('anon', p.oid, 'execute')
+        """
+    )
+    assert open_to_anon == []
+
+
+async def test_every_function_pins_its_search_path(owner: asyncpg.Connection) -> None:
+    loose = await owner.fetch(
+        """
+        select p.oid::regprocedure::text from pg_proc as p
+        where p.pronamespace in ('chartloom'::regnamespace, 'public'::regnamespace)
+            and not coalesce('search_path=""' = any(p.proconfig), false)
+        """
+    )
+    assert loose == []
+
+
+async def test_users_reach_only_the_two_upload_functions(owner: asyncpg.Connection) -> None:
+    rows = await owner.fetch(
+        """
+        select p.pronamespace::regnamespace::text || '.' || p.proname as name from pg_proc as p
+        where p.pronamespace in ('chartloom'::regnamespace, 'public'::regnamespace)
+            and has_function_privilege('authenticated', p.oid, 'execute')
+        """
+    )
+    assert {row["name"] for row in rows} == {
+        "public.create_upload",
+        "public.complete_upload",
+        "chartloom.create_upload",
+        "chartloom.complete_upload",
+        "chartloom.accessible_profiles",
+        "chartloom.has_profile_access",
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "foreign_type"),
+    [
+        ("chartloom_ocr", "persist"),
+        ("chartloom_ai", "ocr"),
+        ("chartloom_persister", "ai_detect"),
+        ("chartloom_sweeper", "ocr"),
+    ],
+)
+async def test_a_service_claims_only_its_own_types(database: Database, role: str, foreign_type: str) -> None:
+    connection = await database.connect(role)
+    try:
+        with pytest.raises(asyncpg.PostgresError, match=foreign_type) as refused:
+            await connection.fetch("select * from chartloom.claim_jobs('w', array[$1], 1)", foreign_type)
+        assert refused.value.sqlstate == "CL006"
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("role", SERVICE_ROLES)
+async def test_a_service_may_not_enqueue_or_redrive(database: Database, role: str) -> None:
+    connection = await database.connect(role)
+    try:
+        for query in (
+            "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}')",
+            "select chartloom.redrive_jobs(array[1]::bigint[])",
+            "update chartloom.job_queue set status = 'completed'",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(query)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("table", PATIENT_TABLES)
+async def test_a_stranger_and_an_anonymous_see_no_row(owner: asyncpg.Connection, patient: Patient, table: str) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    count = f"select count(*) from {table}"
+    assert await as_user(owner, uuid4(), count) == 0
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await as_user(owner, None, count)
+
+
+async def test_the_owner_and_a_delegate_see_the_document_until_the_grant_ends(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    delegate = uuid4()
+    see = "select id from shell_files"
+    assert await as_user(owner, patient.user_id, see) == document
+    assert await as_user(owner, delegate, see) is None
+    grant = "insert into profile_access (grantee_user_id, profile_id, access_level) values ($1, $2, 'read')"
+    await owner.execute(grant, delegate, patient.profile_id)
+    assert await as_user(owner, delegate, see) == document
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="patient_id"):
+        await upload(owner, delegate, patient.profile_id, b"by a reader")
+    await owner.execute("update profile_access set access_level = 'write'")
+    await upload(owner, delegate, patient.profile_id, b"by a writer")
+    await owner.execute("update profile_access set expires_at = now() - interval '1 second'")
+    assert await as_user(owner, delegate, see) is None
+    await owner.execute("update profile_access set expires_at = null, revoked_at = now()")
+    assert await as_user(owner, delegate, see) is None
+
+
+async def test_a_strangers_upload_id_and_a_missing_one_get_the_same_answer(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    theirs: UUID = await upload(owner, patient.user_id, patient.profile_id)
+    answers = []
+    for document in (theirs, uuid4()):
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await as_user(owner, uuid4(), "select complete_upload($1)", document)
+        answers.append((refused.value.sqlstate, str(refused.value)))
+    assert answers[0] == answers[1]
+
+
+async def test_each_upload_is_audited_with_the_user_and_no_value(owner: asyncpg.Connection, patient: Patient) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    rows = await owner.fetch("select * from audit_log order by id")
+    assert [(row["action"], row["table_name"], row["row_id"]) for row in rows] == [
+        ("insert", "shell_files", str(document)),
+        ("update", "shell_files", str(document)),
+    ]
+    for row in rows:
+        assert row["actor_user_id"] == patient.user_id
+        assert row["patient_id"] == patient.profile_id
+        assert "letter" not in str(dict(row))

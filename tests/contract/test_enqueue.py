@@ -1,0 +1,134 @@
+"""enqueue_job_v3 is the only door in: strict, idempotent, and a trace begins here at the latest."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from shared.contract.payloads import DocumentPayload
+from tests.conftest import Database, Patient
+from tests.users import upload
+
+ENQUEUE = "select chartloom.enqueue_job_v3($1, $2, $3)"
+
+
+@pytest.mark.parametrize(
+    ("job_type", "category", "payload", "sqlstate", "named"),
+    [
+        ("fax", "fast", {"noop": True}, "CL003", '"fax"'),
+        ("ocr", "ai", {"noop": True}, "CL003", '"ai"'),
+        ("ocr", "fast", None, "CL004", "JSON object"),
+        ("ocr", "fast", [], "CL004", "JSON object"),
+        ("ocr", "fast", {}, "CL004", "is missing"),
+        (
+            "ocr",
+            "fast",
+            {"shell_file_id": "7", "run_id": str(uuid4())},
+            "CL004",
+            '"shell_file_id" must be of type uuid',
+        ),
+        ("ocr", "fast", {"shell_file_id": str(uuid4()), "run_id": 7}, "CL004", '"run_id" must be of type uuid'),
+        (
+            "ocr",
+            "fast",
+            {"shell_file_id": str(uuid4()), "run_id": str(uuid4()), "patient_name": "x"},
+            "CL004",
+            '"patient_name" is not known',
+        ),
+        ("ocr", "fast", {"shell_file_id": str(uuid4()), "run_id": str(uuid4())}, "CL007", "shell_file_id"),
+        ("ocr", "fast", {"noop": False}, "CL004", "is missing"),
+    ],
+)
+async def test_a_bad_job_is_refused_and_the_field_is_named(
+    owner: asyncpg.Connection, job_type: str, category: str, payload: Any, sqlstate: str, named: str
+) -> None:
+    with pytest.raises(asyncpg.PostgresError, match=named) as refused:
+        await owner.fetchval(ENQUEUE, job_type, category, payload)
+    assert refused.value.sqlstate == sqlstate
+    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "named"),
+    [
+        ("p_priority", 101, "priority"),
+        ("p_max_retries", -1, "max_retries"),
+        ("p_idempotency_key", "", "idempotency_key"),
+        ("p_idempotency_key", "k" * 201, "idempotency_key"),
+        ("p_traceparent", "00-zz-zz-01", "traceparent"),
+    ],
+)
+async def test_an_argument_out_of_range_is_named(
+    owner: asyncpg.Connection, argument: str, value: Any, named: str
+) -> None:
+    with pytest.raises(asyncpg.PostgresError, match=named) as refused:
+        await owner.fetchval(
+            f"select chartloom.enqueue_job_v3('ocr', 'fast', '{{\"noop\": true}}', {argument} => $1)", value
+        )
+    assert refused.value.sqlstate == "CL005"
+
+
+async def test_every_type_takes_the_payload_that_the_services_expect(owner: asyncpg.Connection) -> None:
+    rows = await owner.fetch("select job_type, payload_schema from chartloom.job_types")
+    assert rows
+    for row in rows:
+        assert row["payload_schema"].keys() == DocumentPayload.model_fields.keys(), row["job_type"]
+
+
+async def test_a_job_without_a_trace_gets_one_of_its_own(owner: asyncpg.Connection) -> None:
+    for _ in range(2):
+        await owner.fetchval(ENQUEUE, "ocr", "fast", {"noop": True})
+    traces = [row["traceparent"] for row in await owner.fetch("select traceparent from chartloom.job_queue")]
+    assert len(set(traces)) == 2
+    for trace in traces:
+        version, trace_id, span_id, flags = trace.split("-")
+        assert (version, len(trace_id), len(span_id), flags) == ("00", 32, 16, "01")
+
+
+async def test_the_same_key_is_the_same_job_even_at_the_same_moment(database: Database) -> None:
+    connections = [await database.connect() for _ in range(6)]
+    try:
+        query = "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_idempotency_key => 'once')"
+        ids = await asyncio.gather(*(connection.fetchval(query) for connection in connections))
+        assert len(set(ids)) == 1
+        assert await connections[0].fetchval("select count(*) from chartloom.job_queue") == 1
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def test_a_job_for_later_is_not_claimed_before_its_time(owner: asyncpg.Connection) -> None:
+    await owner.execute(
+        "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_scheduled_at => now() + interval '1 hour')"
+    )
+    claim = "select count(*) from chartloom.claim_jobs('w', array['ocr'], 10)"
+    assert await owner.fetchval(claim) == 0
+    await owner.execute("select set_config('chartloom.clock', (now() + interval '61 minutes')::text, false)")
+    assert await owner.fetchval(claim) == 1
+
+
+async def test_one_patients_many_jobs_line_up_behind_one_another(owner: asyncpg.Connection) -> None:
+    enqueue = "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_fairness_key => $1)"
+    heavy = [await owner.fetchval(enqueue, "heavy") for _ in range(50)]
+    light = [await owner.fetchval(enqueue, f"light-{number}") for number in range(10)]
+    claimed = [
+        row["job_id"] for row in await owner.fetch("select job_id from chartloom.claim_jobs('w', array['ocr'], 12)")
+    ]
+    assert set(light) <= set(claimed)
+    assert len(set(heavy) & set(claimed)) == 2
+
+
+async def test_priority_comes_before_fairness_and_age(owner: asyncpg.Connection) -> None:
+    enqueue = "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_priority => $1)"
+    ids = [await owner.fetchval(enqueue, priority) for priority in (0, -5, 7)]
+    claim = "select job_id from chartloom.claim_jobs('w', array['ocr'], 1)"
+    assert [await owner.fetchval(claim) for _ in range(3)] == [ids[2], ids[0], ids[1]]
+
+
+async def test_a_documents_job_is_its_patients_in_the_queue(owner: asyncpg.Connection, patient: Patient) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    row = await owner.fetchrow("select * from chartloom.job_queue")
+    assert (row["shell_file_id"], row["patient_id"]) == (document, patient.profile_id)
+    assert row["fairness_key"] == str(patient.profile_id)

@@ -1,0 +1,120 @@
+"""The blueprint says what Render needs, and nothing that Render or the design forbids."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import ServiceSettings, load_settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BLUEPRINT: dict[str, Any] = yaml.safe_load((REPOSITORY / "render.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = {
+    service["name"].removeprefix("chartloom-"): service for service in BLUEPRINT["services"]
+}
+GROUPS: dict[str, list[dict[str, Any]]] = {group["name"]: group["envVars"] for group in BLUEPRINT["envVarGroups"]}
+HAND_BACK_SECONDS = 10  # releasing leases and flushing traces, after the drain and before SIGKILL
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def variables(name: str) -> dict[str, dict[str, Any]]:
+    """A service's environment variables by name, those of its groups included."""
+    found = {}
+    for variable in SERVICES[name]["envVars"]:
+        members = GROUPS[variable["fromGroup"]] if "fromGroup" in variable else [variable]
+        found.update({member["key"]: member for member in members})
+    return found
+
+
+def settings_of(name: str) -> type[ServiceSettings]:
+    """The settings class of a service: its own where it has one, else the common one."""
+    if find_spec(f"services.{name}.settings") is None:
+        return ServiceSettings
+    members = vars(import_module(f"services.{name}.settings")).values()
+    own = [member for member in members if isinstance(member, type) and issubclass(member, ServiceSettings)]
+    return next(member for member in own if member is not ServiceSettings)
+
+
+def test_there_is_one_worker_for_each_service_folder() -> None:
+    folders = {path.parent.name for path in REPOSITORY.glob("services/*/pyproject.toml")}
+    assert SERVICES.keys() == folders
+
+
+@each_service
+def test_it_is_a_docker_worker_without_a_public_port_deployed_when_checks_pass(name: str) -> None:
+    service = SERVICES[name]
+    assert (service["type"], service["runtime"]) == ("worker", "docker")
+    assert service["autoDeployTrigger"] == "checksPass"
+    assert service["dockerContext"] == "."
+    dockerfile = REPOSITORY / service["dockerfilePath"]
+    assert dockerfile == REPOSITORY / "services" / name / "Dockerfile"
+    assert dockerfile.is_file()
+
+
+@each_service
+def test_a_change_of_its_code_or_of_shared_builds_it_and_of_another_service_does_not(name: str) -> None:
+    build_filter = SERVICES[name]["buildFilter"]
+    assert {"shared/**", f"services/{name}/**"} <= set(build_filter["paths"])
+    assert "ignoredPaths" in build_filter
+    assert not any(f"services/{other}/**" in build_filter["paths"] for other in SERVICES if other != name)
+
+
+@each_service
+def test_the_image_copies_only_what_the_build_filter_watches(name: str) -> None:
+    dockerfile = (REPOSITORY / "services" / name / "Dockerfile").read_text()
+    copies = [line.split() for line in dockerfile.splitlines() if line.startswith("COPY ")]
+    sources = {words[1] for words in copies if not words[1].startswith("--from")}
+    watched = [path.removesuffix("**") for path in SERVICES[name]["buildFilter"]["paths"]]
+    assert sources
+    assert all(any(source.startswith(path) for path in watched) for source in sources)
+
+
+@each_service
+def test_it_has_time_to_hand_jobs_back_before_it_is_killed(name: str) -> None:
+    drain = int(variables(name)["DRAIN_SECONDS"]["value"])
+    assert drain + HAND_BACK_SECONDS <= SERVICES[name]["maxShutdownDelaySeconds"] <= 300
+
+
+@each_service
+def test_it_is_told_what_every_service_needs(name: str) -> None:
+    common = {"DATABASE_URL", "LISTEN_DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "LOG_LEVEL", "PORT"}
+    assert common <= variables(name).keys()
+
+
+@each_service
+def test_its_settings_take_every_value_and_miss_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(name)
+    for field in settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    for key, variable in variables(name).items():
+        monkeypatch.setenv(key, variable.get("value", "given at set-up"))
+    loaded = load_settings(settings)  # raises ConfigurationError that names what is missing or refused
+    assert loaded.port == 10000
+
+
+@each_service
+def test_no_secret_is_in_the_file(name: str) -> None:
+    secret = ("_URL", "_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_HEADERS")
+    for variable in SERVICES[name]["envVars"]:
+        if variable.get("key", "").endswith(secret):
+            assert variable == {"key": variable["key"], "sync": False}
+    for group in GROUPS.values():
+        assert not any(variable["key"].endswith(secret) or "sync" in variable for variable in group)
+
+
+def test_only_the_ai_service_holds_the_models_key() -> None:
+    assert [name for name in SERVICES if "OPENAI_API_KEY" in variables(name)] == ["ai"]
+
+
+def test_migrations_run_before_the_deploy_of_exactly_one_service() -> None:
+    migrating = [name for name, service in SERVICES.items() if "preDeployCommand" in service]
+    assert migrating == ["sweeper"]
+    assert "migrations/**" in SERVICES["sweeper"]["buildFilter"]["paths"]
+
+
+def test_autoscaling_and_a_fixed_number_of_instances_exclude_each_other() -> None:
+    assert all(("scaling" in service) != ("numInstances" in service) for service in SERVICES.values())
