@@ -1,6 +1,7 @@
 """Standard output, standard error, and how a command fails: one line with advice, no traceback."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -11,8 +12,10 @@ from shared.errors import ChartloomError
 
 from .supervisor import ServicesRefusedError
 
-out = Console()
-err = Console(stderr=True)
+# Through a pipe nobody sees where a line would break, and a broken code can't be searched for.
+PIPE_WIDTH = 200
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 T = TypeVar("T")
 

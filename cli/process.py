@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from rich.console import Console
 from rich.live import Live
 
@@ -39,8 +40,10 @@ async def process(request: Request, out: Console, err: Console) -> list[dict[str
     configure_telemetry(service="cli", version=VERSION, instance="cli")
     interrupted = interruptible()
     try:
-        async with open_deployment() as deployment:
-            described, finished = await _submit_and_watch(deployment, request, err, interrupted)
+        # Looking on is no part of a document's trace; its upload is, by spans of its own.
+        with suppress_instrumentation():
+            async with open_deployment() as deployment:
+                described, finished = await _submit_and_watch(deployment, request, err, interrupted)
     finally:
         flush_telemetry()
     for document in described:

@@ -75,11 +75,11 @@ def context_of(traceparent: str) -> Context:
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
 
 
-def traceparent_of(span: Span) -> str:
-    """What a row carries for whoever goes on from this span."""
+def traceparent_of(span: Span) -> str | None:
+    """What a row carries for whoever goes on from this span; None in a process without telemetry."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
-    return carrier["traceparent"]
+    return carrier.get("traceparent")
 
 
 @contextmanager

@@ -290,6 +290,10 @@ class Worker:
             try:
                 return await transaction()
             except CONNECTION_ERRORS as error:
+                if self._pool.is_closing() or datetime.now(UTC) > job.run_deadline_at:
+                    # Nobody is left to write it, or nobody waits for it: the sweeper gives the job to the next.
+                    self._log.warning("job_given_up", code="unsettled")
+                    return "unsettled"
                 unsure = True
                 self._log.warning("settle_failed", **describe_error(error))
                 await asyncio.sleep(SETTLE_RETRY_SECONDS)

@@ -1,0 +1,1 @@
+"""Uploaded file in, text with a box for every word out."""

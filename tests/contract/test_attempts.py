@@ -118,7 +118,7 @@ async def test_a_transient_error_waits_longer_each_time_and_then_is_a_dead_lette
         job = await owner.fetchrow(CLAIM, "worker")
         assert job["attempt"] == attempt + 1
         row = await owner.fetchrow(
-            "select chartloom.fail_job($1, $2, 'endpoint_away', 'No answer.', true) as status, clock_timestamp() as now",
+            "select chartloom.fail_job($1, $2, 'endpoint_away', 'No answer.', true) as status, now()",
             job["job_id"],
             job["lease_token"],
         )

@@ -101,7 +101,8 @@ async def test_the_same_key_is_the_same_job_even_at_the_same_moment(database: Da
 
 async def test_a_job_for_later_is_not_claimed_before_its_time(owner: asyncpg.Connection) -> None:
     await owner.execute(
-        "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_scheduled_at => now() + interval '1 hour')"
+        "select chartloom.enqueue_job_v3("
+        "'ocr', 'fast', '{\"noop\": true}', p_scheduled_at => now() + interval '1 hour')"
     )
     claim = "select count(*) from chartloom.claim_jobs('w', array['ocr'], 10)"
     assert await owner.fetchval(claim) == 0

@@ -1,0 +1,191 @@
+"""Dates as records print them → ISO 8601 to the precision that is known. What cannot be known stays unresolved."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)"
+)
+_NUMERALS = {
+    word: count
+    for count, word in enumerate(
+        "a one two three four five six seven eight nine ten eleven twelve".replace("a one", "one").split(), start=1
+    )
+} | {"a": 1, "an": 1}
+_COUNT = rf"(?:\d{{1,3}}|{'|'.join(_NUMERALS)})"
+
+_ISO = re.compile(r"\b(?P<y>(?:19|20)\d\d)[-/](?P<m>\d\d?)[-/](?P<d>\d\d?)\b")
+_DAY_MONTH = re.compile(
+    rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?[\s-]+(?:of\s+)?(?P<month>{_MONTH})\.?,?[\s-]+(?P<y>(?:19|20)\d\d|\d\d)\b", re.I
+)
+_MONTH_DAY = re.compile(rf"\b(?P<month>{_MONTH})\.?\s+(?P<d>\d\d?)(?:st|nd|rd|th)?,?\s+(?P<y>(?:19|20)\d\d)\b", re.I)
+_MONTH_YEAR = re.compile(rf"\b(?P<month>{_MONTH})\.?,?[\s-]+(?:of\s+)?(?P<y>(?:19|20)\d\d)\b", re.I)
+_NUMERIC = re.compile(r"\b(?P<a>\d\d?)(?P<sep>[/.-])(?P<b>\d\d?)(?P=sep)(?P<y>(?:19|20)\d\d|\d\d)\b")
+_YEAR = re.compile(
+    r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
+    r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))",
+    re.I | re.M,
+)
+_AGO = re.compile(
+    rf"\b(?P<n>{_COUNT})\s+(?P<unit>day|week|month|year)s?\s+(?:ago|earlier|previously|before|prior)\b", re.I
+)
+_LATER = re.compile(
+    rf"\b(?:{_COUNT}\s+(?:hour|day|week|month|year)s?\s+(?:later|after)|(?:next|following)\s+day)\b", re.I
+)
+_DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
+# "twice a day" is a frequency and "in 6 weeks" a date to come: neither lasts.
+_LASTING = re.compile(
+    rf"(?<!\bin )(?<!times )\b(?P<n>(?!an?\b){_COUNT})[\s-]+(?P<unit>hour|day|week|month|year)s?\b", re.I
+)
+_BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
+_OWN_DATE = re.compile(
+    r"(?:\b(?:date of (?:report|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
+    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic)"
+    r"(?: date)?|(?:collected|reported|printed)(?: on)?|date))\s*:?\s*$",
+    re.I,
+)
+_PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
+_ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _YEAR)
+_RELATIVE = (_AGO, _LATER, _DEIXIS, _LASTING)
+_HEAD = 2000
+"""Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
+_BESIDE = 15
+"""Characters beside an unlabelled date on its line ("London,"): more is prose, and its date is not the document's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """How one document writes dates: its own date, and whether 03/04 is the third of April (None: nobody can tell)."""
+
+    own: str | None
+    day_first: bool | None
+
+
+def find(text: str) -> list[tuple[int, int]]:
+    """Stretches of ``text`` that say when or for how long, leftmost longest, without overlaps."""
+    found = sorted(
+        (match.span() for pattern in (*_ABSOLUTE, *_RELATIVE) for match in pattern.finditer(text)),
+        key=lambda span: (span[0], -span[1]),
+    )
+    kept: list[tuple[int, int]] = []
+    for span in found:
+        if not kept or span[0] >= kept[-1][1]:
+            kept.append(span)
+    return kept
+
+
+def calendar(texts: Iterable[str]) -> Calendar:
+    """Read a document's own date and its order of day and month from its pages' texts."""
+    pages = list(texts)
+    orders = {
+        int(match["a"]) > 12
+        for text in pages
+        for match in _NUMERIC.finditer(text)
+        if (int(match["a"]) > 12) != (int(match["b"]) > 12)
+    }
+    day_first = orders.pop() if len(orders) == 1 else None
+    own = None
+    for text in pages:
+        own = own or _own_date(text, day_first, labelled=True)
+    if own is None and pages:
+        own = _own_date(pages[0][:_HEAD], day_first, labelled=False)
+    return Calendar(own, day_first)
+
+
+def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | None:
+    for start, end in find(text):
+        before = text[max(0, start - 40) : start]
+        line = text[text.rfind("\n", 0, start) + 1 : start] + text[end:].partition("\n")[0]
+        if not labelled and len(line.strip()) > _BESIDE:
+            continue
+        if _BIRTH.search(before) or (labelled and not _OWN_DATE.search(before.rpartition("\n")[2])):
+            continue
+        resolved = _absolute(text[start:end], day_first)
+        # A bare year or month heads a copyright line or a form's edition, not a letter.
+        if resolved and len(resolved) == len("2024-03-09"):
+            return resolved
+    return None
+
+
+def resolve(text: str, known: Calendar) -> str | None:
+    """The ISO date, month, year or duration (``P5D``) that ``text`` names in a document with this calendar."""
+    return _absolute(text, known.day_first) or _relative(text, known)
+
+
+def _relative(text: str, known: Calendar) -> str | None:
+    if match := _AGO.search(text):
+        return _back(known.own, _count(match["n"]), match["unit"].lower())
+    if _LATER.search(text):
+        return None  # later than what, only the reader knows
+    if match := _DEIXIS.search(text):
+        word = re.sub(r"\s+", " ", match["word"].lower())
+        days = {"today": 0, "yesterday": 1}.get(word)
+        return _back(known.own, days, "day") if days is not None else _back(known.own, 1, word.split()[1])
+    if match := _LASTING.search(text):
+        return _PERIODS[match["unit"].lower()].format(_count(match["n"]))
+    return None
+
+
+def _absolute(text: str, day_first: bool | None) -> str | None:
+    if match := _ISO.search(text):
+        return _iso(int(match["y"]), int(match["m"]), int(match["d"]))
+    for pattern in (_DAY_MONTH, _MONTH_DAY):
+        if match := pattern.search(text):
+            return _iso(_year(match["y"]), _month(match["month"]), int(match["d"]))
+    if match := _NUMERIC.search(text):
+        return _numeric(match, day_first)
+    if match := _MONTH_YEAR.search(text):
+        return f"{_year(match['y'])}-{_month(match['month']):02}"
+    if match := _YEAR.search(text.strip()):
+        return match["y"] or match["alone"]
+    return None
+
+
+def _numeric(match: re.Match[str], day_first: bool | None) -> str | None:
+    first, second, year = int(match["a"]), int(match["b"]), _year(match["y"])
+    if first > 12 or first == second or (second <= 12 and match["sep"] == "."):
+        day_first = True  # no country writes month.day.year
+    elif second > 12:
+        day_first = False
+    if day_first is None:
+        return None
+    return _iso(year, second, first) if day_first else _iso(year, first, second)
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdigit() else _NUMERALS[text.lower()]
+
+
+def _year(text: str) -> int:
+    if len(text) == 4:
+        return int(text)
+    # Two digits: records reach back further than they look ahead.
+    return 2000 + int(text) if int(text) <= 40 else 1900 + int(text)
+
+
+def _month(text: str) -> int:
+    return _MONTHS.index(text.lower()[:3]) + 1
+
+
+def _iso(year: int, month: int, day: int) -> str | None:
+    try:
+        return date(year, month, day).isoformat()
+    except ValueError:
+        return None
+
+
+def _back(own: str | None, count: int, unit: str) -> str | None:
+    """``count`` units before ``own``, no more precise than the unit: "two months ago" names a month, not a day."""
+    if own is None:
+        return None
+    day = date.fromisoformat(own)
+    if unit in ("day", "week"):
+        return (day - timedelta(days=count * (7 if unit == "week" else 1))).isoformat()
+    if unit == "year":
+        return str(day.year - count)
+    months = day.year * 12 + day.month - 1 - count
+    return f"{months // 12}-{months % 12 + 1:02}"

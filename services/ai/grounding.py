@@ -1,0 +1,235 @@
+"""The gate between a claim and a fact: a quote is found on the page, or it is no finding.
+
+Three steps, each only if the one before failed: the exact words; the words with layout and OCR noise folded away; at
+most one edit in a long word. What is returned is always the page's own stretch, so what is stored is what is printed.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from shared.contract.findings import Alignment, Source
+from shared.contract.pages import Box, Page, Word
+
+_WORD = re.compile(r"\w+")
+_HYPHENS = "-‐‑‒–—−"
+_TYPOGRAPHY = {**dict.fromkeys(_HYPHENS, "-"), "’": "'", "‘": "'", "“": '"', "”": '"', "µ": "u", "μ": "u"}
+# No two digits share a class: a number can never be taken for another number.
+_CONFUSIONS = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "!": "l", "5": "s", "8": "b"})
+_CONFUSIONS_FROM = 4
+"""Characters. In a shorter quote one confusion is a quarter of it: "8" would be found in every "B"."""
+_FUZZY_WORD_FROM = 6
+"""Characters. One edit in a shorter word makes another word (ileum, ilium; male, mole)."""
+_UNBOUNDED_FROM = 4
+"""Characters of a quote that may begin or end inside a word ("hypertens"); shorter ones match everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where a quote stands: offsets in the searched text."""
+
+    start: int
+    end: int
+    alignment: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    text: str
+    starts: list[int]
+    ends: list[int]
+
+
+def _fold(text: str, *, confusions: bool) -> _Folded:
+    """Fold case, ligatures, white space and hyphenation, with the way back to the offsets of ``text``."""
+    out: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    position, length = 0, len(text)
+    while position < length:
+        character, after = text[position], position + 1
+        if character == "\u00ad":
+            position = after
+            continue
+        if character.isspace():
+            while after < length and text[after].isspace():
+                after += 1
+            if out and out[-1] != " ":
+                out.append(" ")
+                starts.append(position)
+                ends.append(after)
+            position = after
+            continue
+        if character in _HYPHENS and position and text[position - 1].isalpha():
+            while after < length and text[after].isspace():
+                after += 1
+            if after < length and text[after].isalpha():
+                position = after
+                continue
+            after = position + 1
+        for plain in _TYPOGRAPHY.get(character) or unicodedata.normalize("NFKC", character).lower():
+            folded = plain.translate(_CONFUSIONS) if confusions else plain
+            if confusions and folded == "n" and out and out[-1] == "r":
+                out[-1], ends[-1] = "m", after
+                continue
+            out.append(folded)
+            starts.append(position)
+            ends.append(after)
+        position = after
+    return _Folded("".join(out), starts, ends)
+
+
+def _bounded(text: str, start: int, end: int) -> bool:
+    """Whether [start, end) cuts no word in two. "5mg" is two words, a number and its unit; "B12" is one."""
+    return not (_inside_word(text, start) or _inside_word(text, end))
+
+
+def _inside_word(text: str, position: int) -> bool:
+    if position in (0, len(text)):
+        return False
+    left, right = text[position - 1], text[position]
+    return left.isalnum() and right.isalnum() and not (left.isdigit() and right.isalpha())
+
+
+def spans(text: str, quote: str) -> list[tuple[int, int]]:
+    """Every place of ``quote`` in ``text``, whole words first choice; linear in the text."""
+    found: list[tuple[int, int]] = []
+    at = text.find(quote)
+    while at >= 0 and quote:
+        found.append((at, at + len(quote)))
+        at = text.find(quote, at + 1)
+    whole = [span for span in found if _bounded(text, *span)]
+    return whole or (found if len(quote) >= _UNBOUNDED_FROM else [])
+
+
+def occurrence_of(text: str, start: int, end: int) -> int:
+    """Which occurrence (from 1) of its own words the stretch [start, end) is."""
+    return 1 + sum(1 for other, _ in spans(text, text[start:end]) if other < start)
+
+
+def _one_edit(left: str, right: str) -> bool:
+    """Whether two words differ by at most one inserted, lost or changed character."""
+    if abs(len(left) - len(right)) > 1:
+        return False
+    same = 0
+    while same < min(len(left), len(right)) and left[same] == right[same]:
+        same += 1
+    return left[same + 1 :] == right[same + 1 :] or left[same + 1 :] == right[same:] or left[same:] == right[same + 1 :]
+
+
+def _alike(left: str, right: str) -> bool:
+    if left == right:
+        return True
+    if min(len(left), len(right)) < _FUZZY_WORD_FROM or re.sub(r"\D", "", left) != re.sub(r"\D", "", right):
+        return False
+    return _one_edit(left, right)
+
+
+class Ground:
+    """A text that quotes are looked for in. Its foldings are made once, on the first quote that needs them."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def _plain(self) -> _Folded:
+        return _fold(self.text, confusions=False)
+
+    @cached_property
+    def _confused(self) -> _Folded:
+        return _fold(self.text, confusions=True)
+
+    @cached_property
+    def _words(self) -> list[tuple[str, int, int]]:
+        plain = self._plain
+        return [
+            (match.group(), plain.starts[match.start()], plain.ends[match.end() - 1])
+            for match in _WORD.finditer(plain.text)
+        ]
+
+    def find(self, quote: str, *, occurrence: int | None = 1, near: int | None = None) -> Match | None:
+        """The ``occurrence``-th place of ``quote`` (the last, if there are fewer), or the one nearest to ``near``."""
+        quote = quote.strip()
+        if not any(character.isalnum() or character in "+-%" for character in quote):
+            return None
+        places = [Match(start, end, "exact") for start, end in spans(self.text, quote)]
+        places = places or self._normalised(quote) or self._fuzzy(quote)
+        if not places:
+            return None
+        if occurrence is None:
+            anchor = near or 0
+            return min(places, key=lambda place: abs(place.start - anchor))
+        return places[min(max(occurrence, 1), len(places)) - 1]
+
+    def _normalised(self, quote: str) -> list[Match]:
+        for confusions in (False, True):
+            # A quote may end in the first half of a hyphenated word; the page's own fold has no hyphen there.
+            needle = _fold(quote, confusions=confusions).text.strip().rstrip("-")
+            if not needle or (confusions and len(needle) < _CONFUSIONS_FROM):
+                continue
+            folded = self._confused if confusions else self._plain
+            places = [
+                Match(folded.starts[start], folded.ends[end - 1], "normalised")
+                for start, end in spans(folded.text, needle)
+            ]
+            if places:
+                return places
+        return []
+
+    def _fuzzy(self, quote: str) -> list[Match]:
+        """Same number of words, all the same but a third of them (at least one), these within one edit."""
+        needle = _WORD.findall(_fold(quote, confusions=False).text)
+        if not needle:
+            return []
+        may_differ = max(1, len(needle) // 3)
+        words, places = self._words, []
+        for first in range(len(words) - len(needle) + 1):
+            differing = 0
+            for offset, wanted in enumerate(needle):
+                word = words[first + offset][0]
+                if word == wanted:
+                    continue
+                differing += 1
+                if differing > may_differ or not _alike(word, wanted):
+                    break
+            else:
+                places.append(Match(words[first][1], words[first + len(needle) - 1][2], "fuzzy"))
+        return places
+
+
+def _same_line(page: Page, left: Word, right: Word) -> bool:
+    if "\n" in page.text[left.end : right.start]:
+        return False
+    shared = min(left.box[3], right.box[3]) - max(left.box[1], right.box[1])
+    lower = min(left.box[3] - left.box[1], right.box[3] - right.box[1])
+    # Half the lower word's height: below that it is the next line of a layer without line breaks, not a superscript.
+    return shared >= 0.5 * lower and right.box[0] >= left.box[0]
+
+
+def boxes(page: Page, start: int, end: int) -> tuple[Box, ...]:
+    """One box for each line of [start, end), covering all words that overlap it, in page pixels."""
+    lines: list[list[Word]] = []
+    for word in page.words:
+        if word.end <= start or word.start >= end:
+            continue
+        if lines and _same_line(page, lines[-1][-1], word):
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return tuple(_around(line) for line in lines)
+
+
+def _around(words: Sequence[Word]) -> Box:
+    return (
+        min(word.box[0] for word in words),
+        min(word.box[1] for word in words),
+        max(word.box[2] for word in words),
+        max(word.box[3] for word in words),
+    )
+
+
+def source(page: Page, start: int, end: int) -> Source:
+    """The stretch [start, end) of a page as a source: ``source.quote == page.text[start:end]``."""
+    return Source(page=page.page, start=start, end=end, quote=page.text[start:end], boxes=boxes(page, start, end))

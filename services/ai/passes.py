@@ -1,0 +1,322 @@
+"""The three passes: find, understand, tell. Whoever answers, the same gates stand between an answer and a fact."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from shared.contract.findings import (
+    Attribute,
+    AttributeName,
+    Detection,
+    Engine,
+    Enrichment,
+    Entity,
+    Finding,
+    Kind,
+    Narration,
+    RejectedFinding,
+    Sentence,
+    Source,
+)
+from shared.contract.pages import Page
+
+from . import claims, dates, grounding, timeline, units
+from .local import terminology
+from .passages import halve, split
+from .providers import OutputTruncatedError, Provider, Task, summed
+from .wire import (
+    KIND_OF_LABEL,
+    SCHEMA_VERSION,
+    Claim,
+    Claims,
+    Detail,
+    DetectInputs,
+    EnrichInputs,
+    Fact,
+    Mention,
+    Mentions,
+    NarrateInputs,
+    Passage,
+    Target,
+    Understanding,
+    Understandings,
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_KINDS: dict[str, Kind] = {kind: kind for kind in KIND_OF_LABEL.values()}
+_AT_ONCE = 4
+"""Questions of one job under way together. Forty pages use forty workers; one job must not use up the rate limit."""
+_CHARACTERS_A_TARGET = 100
+"""Of a provider's window, for each finding in one question of pass 2: 60 in a window of 6,000, 5,000 tokens out."""
+_FACTS = 150
+"""Facts in one question of pass 3."""
+
+
+async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
+    """Pass 1: what stands on the pages. What cannot be found there is rejected, with the reason."""
+    # In a thread: loading takes 0.2 s, compiling, where no install step did it, 4 s of the worker's heartbeat.
+    await asyncio.to_thread(terminology.load)
+    passages = [passage for page in pages for passage in split(page, provider.window)]
+    answers = await _each(passages, lambda passage: _mentions(passage, provider))
+    by_number = {page.page: page for page in pages}
+    findings: list[Finding] = []
+    rejected: list[RejectedFinding] = []
+    seen: set[tuple[int, int, int, str]] = set()
+    usages: list[dict[str, int]] = []
+    for passage, mentions, usage in (part for parts in answers for part in parts):
+        usages.append(usage)
+        ground, page = grounding.Ground(passage.text), by_number[passage.page]
+        for mention in mentions:
+            outcome = _finding(mention, ground, passage, page, f"e{len(findings) + 1}")
+            if isinstance(outcome, RejectedFinding):
+                rejected.append(outcome)
+                continue
+            key = (page.page, outcome.source.start, outcome.source.end, outcome.kind)
+            if key not in seen:
+                seen.add(key)
+                findings.append(outcome)
+    return Detection(
+        engine=_engine(provider, Task.DETECT),
+        findings=tuple(findings),
+        rejected=tuple(rejected),
+        usage=summed(usages),
+    )
+
+
+async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider) -> Enrichment:
+    """Pass 2: does it hold, for whom, when, how much. What the answer leaves out stays affirmed and bare."""
+    by_number = {page.page: page for page in pages}
+    known = dates.calendar(page.text for page in pages)
+    questions = [inputs for page in pages for inputs in _questions(page, detection.findings, provider.window)]
+    answers = await _each(questions, lambda inputs: _understandings(inputs, provider))
+    usages = [usage for parts in answers for _, _, usage in parts]
+    understood = {answer.id: (answer, passage) for parts in answers for passage, found, _ in parts for answer in found}
+    grounds = {inputs.passage: grounding.Ground(inputs.passage.text) for inputs in questions}
+    rejected: list[RejectedFinding] = []
+    entities: list[Entity] = []
+    for finding in detection.findings:
+        if finding.id not in understood:
+            entities.append(Entity(**dict(finding)))
+            continue
+        answer, passage = understood[finding.id]
+        attributes: dict[AttributeName, Attribute] = {}
+        for detail in answer.details:
+            match = grounds[passage].find(
+                detail.quote, occurrence=detail.occurrence, near=finding.source.end - passage.start
+            )
+            if match is None:
+                rejected.append(_missing(detail, finding))
+                continue
+            source = grounding.source(by_number[passage.page], passage.start + match.start, passage.start + match.end)
+            attributes.setdefault(detail.name, _attribute(detail.name, source, known))
+        entities.append(
+            Entity(**dict(finding), assertion=answer.assertion, subject=answer.subject, attributes=attributes)
+        )
+    return Enrichment(
+        engine=_engine(provider, Task.ENRICH),
+        document_date=known.own,
+        entities=tuple(entities),
+        rejected=tuple(rejected),
+        usage=summed(usages),
+    )
+
+
+async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
+    """Pass 3: sentences that cite, each checked against what it cites, and the timeline of what is dated."""
+    await asyncio.to_thread(terminology.load)
+    entities = {entity.id: entity for entity in enrichment.entities}
+    facts = [_fact(entity) for entity in enrichment.entities]
+    questions = [
+        NarrateInputs(document_date=enrichment.document_date, facts=facts[first : first + _FACTS])
+        for first in range(0, len(facts), _FACTS)
+    ]
+    answers = await _each(questions, lambda inputs: _claims(inputs, provider))
+    sentences = [claim for parts in answers for found, _ in parts for claim in found]
+    return Narration(
+        engine=_engine(provider, Task.NARRATE),
+        sentences=tuple(
+            Sentence(text=claim.text, entity_ids=tuple(claim.entity_ids))
+            for claim in sentences
+            if _borne(claim, entities, enrichment.document_date)
+        ),
+        timeline=timeline.entries(enrichment.entities, enrichment.document_date),
+        usage=summed([usage for parts in answers for _, usage in parts]),
+    )
+
+
+async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """``work`` on all items, a few at once, results in order. The first failure cancels the rest and is raised."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: Item) -> Result:
+        async with slots:
+            return await work(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _engine(provider: Provider, task: Task) -> Engine:
+    return Engine(
+        provider=provider.name,
+        model=provider.model,
+        prompt_version=provider.prompt_version(task),
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+async def _mentions(passage: Passage, provider: Provider) -> list[tuple[Passage, list[Mention], dict[str, int]]]:
+    try:
+        completion = await provider.complete(Task.DETECT, DetectInputs(passage=passage), Mentions)
+    except OutputTruncatedError:
+        halves = halve(passage)
+        if not halves:
+            raise
+        return [part for half in halves for part in await _mentions(half, provider)]
+    return [(passage, completion.parsed.mentions, completion.usage)]
+
+
+def _finding(
+    mention: Mention, ground: grounding.Ground, passage: Passage, page: Page, finding_id: str
+) -> Finding | RejectedFinding:
+    match = ground.find(mention.quote, occurrence=mention.occurrence)
+    # The label decides where it can: a model that says "context, medication" means a medication.
+    kind = KIND_OF_LABEL.get(mention.label) or _KINDS.get(mention.kind)
+    if match is None or kind is None:
+        return RejectedFinding(
+            kind=mention.kind,
+            label=mention.label,
+            quote=mention.quote,
+            page=passage.page,
+            reason="quote_not_found" if match is None else "kind_unknown",
+        )
+    source = grounding.source(page, passage.start + match.start, passage.start + match.end)
+    return Finding(
+        id=finding_id,
+        kind=kind,
+        label=mention.label if mention.label in KIND_OF_LABEL else "other",
+        text=" ".join(source.quote.split()),
+        source=source,
+        alignment=match.alignment,
+        codes=terminology.codes(source.quote, mention.label),
+    )
+
+
+def _questions(page: Page, findings: Sequence[Finding], window: int) -> list[EnrichInputs]:
+    """Each finding of the page once, in the passage in which it lies deepest, a bounded number in a question."""
+    passages = split(page, window)
+    homes: dict[Passage, list[Target]] = {}
+    for finding in findings:
+        if finding.source.page != page.page:
+            continue
+        home = max(passages, key=lambda passage: _margin(passage, finding))
+        target = Target(
+            id=finding.id,
+            quote=finding.source.quote,
+            kind=finding.kind,
+            label=finding.label,
+            start=finding.source.start - home.start,
+            end=finding.source.end - home.start,
+        )
+        homes.setdefault(home, []).append(target)
+    size = max(window // _CHARACTERS_A_TARGET, 1)
+    return [
+        EnrichInputs(passage=home, targets=targets[first : first + size])
+        for home, targets in homes.items()
+        for first in range(0, len(targets), size)
+    ]
+
+
+def _margin(passage: Passage, finding: Finding) -> int:
+    """Characters between the finding and the nearer edge of the passage; negative where it lies outside."""
+    return min(finding.source.start - passage.start, passage.start + len(passage.text) - finding.source.end)
+
+
+async def _understandings(
+    inputs: EnrichInputs, provider: Provider
+) -> list[tuple[Passage, list[Understanding], dict[str, int]]]:
+    try:
+        completion = await provider.complete(Task.ENRICH, inputs, Understandings)
+    except OutputTruncatedError:
+        middle = len(inputs.targets) // 2
+        if not middle:
+            raise
+        return [
+            part
+            for targets in (inputs.targets[:middle], inputs.targets[middle:])
+            for part in await _understandings(inputs.model_copy(update={"targets": targets}), provider)
+        ]
+    asked = {target.id for target in inputs.targets}
+    return [(inputs.passage, [one for one in completion.parsed.entities if one.id in asked], completion.usage)]
+
+
+def _attribute(name: AttributeName, source: Source, known: dates.Calendar) -> Attribute:
+    text = " ".join(source.quote.split())
+    return Attribute(text=text, normalised=_normalised(name, text, known), source=source)
+
+
+def _normalised(name: AttributeName, text: str, known: dates.Calendar) -> str | float | None:
+    """Normal forms are computed here from the page's words, never taken from a provider."""
+    if name == "value":
+        return units.number(text)
+    if name == "unit":
+        return units.ucum(text)
+    if name == "time":
+        return dates.resolve(text, known)
+    return None
+
+
+def _missing(detail: Detail, finding: Finding) -> RejectedFinding:
+    return RejectedFinding(
+        kind=finding.kind,
+        label=detail.name,
+        quote=detail.quote,
+        page=finding.source.page,
+        reason="attribute_not_found",
+    )
+
+
+def _fact(entity: Entity) -> Fact:
+    details: dict[str, str] = {name: attribute.text for name, attribute in entity.attributes.items()}
+    time = entity.attributes.get("time")
+    if time is not None and isinstance(time.normalised, str):
+        details["date"] = time.normalised
+    return Fact(
+        id=entity.id,
+        kind=entity.kind,
+        label=entity.label,
+        text=entity.text,
+        assertion=entity.assertion,
+        subject=entity.subject,
+        details=details,
+    )
+
+
+async def _claims(inputs: NarrateInputs, provider: Provider) -> list[tuple[list[Claim], dict[str, int]]]:
+    try:
+        completion = await provider.complete(Task.NARRATE, inputs, Claims)
+    except OutputTruncatedError:
+        middle = len(inputs.facts) // 2
+        if not middle:
+            raise
+        return [
+            part
+            for facts in (inputs.facts[:middle], inputs.facts[middle:])
+            for part in await _claims(inputs.model_copy(update={"facts": facts}), provider)
+        ]
+    return [(completion.parsed.sentences, completion.usage)]
+
+
+def _borne(claim: Claim, entities: dict[str, Entity], document_date: str | None) -> bool:
+    """Whether a sentence cites, cites only what exists, and says only what that bears."""
+    if not claim.text.strip() or not claim.entity_ids or any(cited not in entities for cited in claim.entity_ids):
+        return False
+    cited = [entities[cited] for cited in claim.entity_ids]
+    return claims.holds(claim.text, cited, document_date, terminology.medicines)

@@ -1,0 +1,245 @@
+"""A model behind OpenAI's API, or behind any server that speaks its chat completions.
+
+Replies are read raw (status, refusal, truncation, usage) before anything is validated: the client's own ``parse``
+raises a bare validation error on a truncated reply and loses the rest. Servers other than OpenAI's answer
+``/responses`` but may ignore the schema, so they get chat completions. No text of a document or reply is in any error.
+"""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncOpenAI
+from pydantic import BaseModel, ValidationError
+
+from services.ai.wire import Inputs, NarrateInputs
+from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
+
+from . import Answer, Completion, OutputTruncatedError, Task
+
+_PROMPTS = {Task.DETECT: "detect.v1", Task.ENRICH: "enrich.v1", Task.NARRATE: "narrate.v1"}
+_WINDOW = 6000
+"""Characters of a page in one question: about 1,500 tokens in, and dense lab pages answer with five times as many."""
+_RETRY_AFTER_DEFAULT = timedelta(seconds=20)
+_RETRY_AFTER_LONGEST = timedelta(hours=1)
+# OpenAI's strict mode refuses or ignores these; our own validation applies them all the same.
+_NOT_STRICT = {"maxLength", "minLength", "title", "default"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What a reply says about itself, whichever API it came from."""
+
+    text: str
+    finish: str
+    refused: bool
+    truncated: bool
+    model: str
+    request_id: str | None
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {
+            name: ({key: _strict(value) for key, value in part.items()} if name == "properties" else _strict(part))
+            for name, part in schema.items()
+            if name not in _NOT_STRICT
+        }
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    return schema
+
+
+def _question(inputs: Inputs) -> str:
+    """The question's data. The mark is new every time: no document can hold it, so none can end its own block."""
+    mark = secrets.token_hex(8)
+    if isinstance(inputs, NarrateInputs):
+        return f"<facts-{mark}>\n{inputs.model_dump_json()}\n</facts-{mark}>"
+    about = inputs.model_dump(exclude={"passage"})
+    asked = f"<findings-{mark}>\n{json.dumps(about, ensure_ascii=False)}\n</findings-{mark}>\n" if about else ""
+    return f"{asked}<document-{mark}>\n{inputs.passage.text}\n</document-{mark}>"
+
+
+def _retry_after(headers: Any) -> timedelta:
+    raw = headers.get("retry-after", "")
+    try:
+        wait = timedelta(seconds=float(raw))
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(raw) - datetime.now(UTC)
+        except (TypeError, ValueError):
+            return _RETRY_AFTER_DEFAULT
+    return min(max(wait, timedelta(0)), _RETRY_AFTER_LONGEST)
+
+
+def _mapped(error: openai.OpenAIError) -> ChartloomError:
+    if isinstance(error, openai.RateLimitError):
+        # An exhausted account answers 429 too, and no patience helps it.
+        if error.code == "insufficient_quota":
+            return TerminalError("model_quota_exhausted", "The model account has no quota left: top it up, redrive.")
+        wait = _retry_after(error.response.headers)
+        return BusyError("model_rate_limited", "The model endpoint asks for patience.", wait)
+    if isinstance(error, openai.APITimeoutError):
+        return TransientError("model_timeout", "The model endpoint did not answer in time.")
+    if isinstance(error, openai.APIConnectionError):
+        return TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")
+    if isinstance(error, openai.APIStatusError):
+        return _status(error.status_code)
+    return TransientError("model_reply_unreadable", "The model endpoint's reply could not be read.")
+
+
+def _status(status: int) -> ChartloomError:
+    if status >= 500 or status in (408, 409):
+        return TransientError("model_unavailable", f"The model endpoint answered {status}.")
+    if status in (401, 403):
+        return TerminalError("model_access_denied", f"The model endpoint answered {status}. Check key and model.")
+    return TerminalError("model_request_refused", f"The model endpoint answered {status}. Check model and base URL.")
+
+
+class OpenAIProvider:
+    """Asks a model. One question is one request, plus one repair at most; all other retries belong to the queue."""
+
+    name = "openai"
+    window = _WINDOW
+
+    def __init__(
+        self, *, model: str, api_key: str, base_url: str | None, timeout_s: float, responses: bool | None = None
+    ) -> None:
+        """``responses``: which API to speak; by default OpenAI's own host gets Responses, all others get chat."""
+        self.model = model
+        # max_retries=0: the client's own two would spend the rate limit behind the queue's back.
+        self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+        at_openai = (urlsplit(str(self._client.base_url)).hostname or "").endswith("api.openai.com")
+        self.speaks_responses = at_openai if responses is None else responses
+        folder = resources.files("services.ai").joinpath("prompts")
+        self._prompts = {task: folder.joinpath(f"{name}.md").read_text("utf-8") for task, name in _PROMPTS.items()}
+
+    def prompt_version(self, task: Task) -> str:
+        """The prompt's file and the first digits of its hash, so that a silent edit shows."""
+        return f"{_PROMPTS[task]}+{sha256(self._prompts[task].encode()).hexdigest()[:8]}"
+
+    async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
+        """Ask once; where the reply misses the schema, once more with what was wrong."""
+        started = time.monotonic()
+        question = _question(inputs)
+        usage: dict[str, int] = {}
+        complaint: str | None = None
+        for _ in range(2):
+            answered = await self._ask(task, question, complaint, schema)
+            for name, count in answered.usage.items():
+                usage[name] = usage.get(name, 0) + count
+            if answered.refused:
+                raise TerminalError("model_refused", "The model declined this document. Review it by hand.")
+            if answered.truncated:
+                raise OutputTruncatedError
+            try:
+                parsed = schema.model_validate_json(answered.text)
+            except ValidationError as error:
+                complaint = _complaint(error)
+                continue
+            return Completion(
+                parsed=parsed,
+                raw=answered.text,
+                usage=usage,
+                model=answered.model,
+                request_id=answered.request_id,
+                finish=answered.finish,
+                latency_s=time.monotonic() - started,
+            )
+        raise TransientError("model_output_invalid", "The model's reply missed the schema twice.")
+
+    async def _ask(self, task: Task, question: str, complaint: str | None, schema: type[BaseModel]) -> _Answered:
+        asked = question if complaint is None else f"{question}\n\n{complaint}"
+        form = {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+        try:
+            if self.speaks_responses:
+                return await self._ask_responses(self._prompts[task], asked, form)
+            return await self._ask_chat(self._prompts[task], asked, form)
+        except openai.OpenAIError as error:
+            mapped = _mapped(error)
+        # Raised outside the handler: the client's error holds the reply's body, and a trace would print it.
+        raise mapped
+
+    async def _ask_responses(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
+        # Any: the client's overloads tell streamed from plain replies by literals; here every reply is read as bytes.
+        create: Any = self._client.responses.with_raw_response.create
+        raw = await create(
+            model=self.model,
+            instructions=prompt,
+            input=asked,
+            text={"format": {"type": "json_schema", **form}},
+            store=False,
+        )
+        body = _body(raw.http_response.content)
+        status = str(body.get("status"))
+        if status == "failed":
+            raise TransientError("model_failed", "The model endpoint reports that it failed.")
+        parts = [part for item in _dicts(body.get("output")) for part in _dicts(item.get("content"))]
+        reason = (body.get("incomplete_details") or {}).get("reason")
+        usage = body.get("usage") or {}
+        return _Answered(
+            text="".join(str(part.get("text", "")) for part in parts if part.get("type") == "output_text"),
+            finish=str(reason or status),
+            refused=reason == "content_filter" or any(part.get("type") == "refusal" for part in parts),
+            truncated=reason == "max_output_tokens" or status == "incomplete",
+            model=str(body.get("model") or self.model),
+            request_id=raw.http_response.headers.get("x-request-id"),
+            usage=_counts(usage, input_tokens="input_tokens", output_tokens="output_tokens"),
+        )
+
+    async def _ask_chat(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
+        create: Any = self._client.chat.completions.with_raw_response.create
+        raw = await create(
+            model=self.model,
+            messages=[{"role": "system", "content": prompt}, {"role": "user", "content": asked}],
+            response_format={"type": "json_schema", "json_schema": form},
+        )
+        body = _body(raw.http_response.content)
+        choices = _dicts(body.get("choices"))
+        if not choices:
+            raise TransientError("model_reply_unreadable", "The model endpoint's reply holds no choice.")
+        finish = str(choices[0].get("finish_reason"))
+        message = choices[0].get("message") or {}
+        return _Answered(
+            text=str(message.get("content") or ""),
+            finish=finish,
+            refused=finish == "content_filter" or bool(message.get("refusal")),
+            truncated=finish == "length",
+            model=str(body.get("model") or self.model),
+            request_id=raw.http_response.headers.get("x-request-id"),
+            usage=_counts(body.get("usage") or {}, input_tokens="prompt_tokens", output_tokens="completion_tokens"),
+        )
+
+
+def _body(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise TransientError("model_reply_unreadable", "The model endpoint's reply is no JSON object.")
+    return body
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def _counts(usage: dict[str, Any], **names: str) -> dict[str, int]:
+    return {"requests": 1} | {ours: int(usage.get(theirs) or 0) for ours, theirs in names.items()}
+
+
+def _complaint(error: ValidationError) -> str:
+    """What was wrong, by place and type only: the reply itself is not sent round again."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    listed = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'reply'}: {fault['type']}" for fault in faults)
+    return f"Your last reply did not fit the schema ({listed}). Answer again, with JSON of the schema only."

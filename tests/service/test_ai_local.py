@@ -1,0 +1,321 @@
+"""The engine that needs no key: what it finds on a few pages of our own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.ai import dates, passes, units
+from services.ai.local import terminology
+from services.ai.providers import open_provider
+from shared.contract.findings import Enrichment, Entity, Narration
+from shared.contract.pages import Page
+
+LETTER = """St Elsewhere Hospital
+Discharge Summary
+
+Date of discharge: 14 March 2024
+Date of birth: 02/05/1957
+
+Dear Dr Jones,
+
+Thank you for seeing this 66-year-old retired teacher, who was admitted on 9 March 2024 with a
+three day history of productive cough, fever and mild shortness of breath. She denied chest pain
+or haemoptysis. Chest X-ray showed consolidation in the right lower lobe. CRP was 145 mg/L.
+Blood pressure 128/76 mmHg. Pulmonary embolism was ruled out by CT pulmonary angiogram.
+
+Diagnosis: Community-acquired pneumonia
+
+Past medical history: Type 2 diabetes, hypertension. Appendicectomy in 1987.
+
+Allergies: Penicillin
+
+Discharge medications:
+- Doxycycline 100 mg PO once daily for 5 days
+- Ramipril 5 mg OD
+
+Plan: Repeat chest X-ray in 6 weeks. If fever recurs, please seek help.
+"""
+
+LAB = """LABORATORY REPORT
+Patient: Jane Example   DOB: 02/05/1957   Sex: F
+Collected: 2024-03-09
+Test Result Units Reference Range Flag
+Haemoglobin 10.2 g/dL 12.0 - 15.5 L
+White cell count 12.8 x10^9/L 4.0 - 11.0 H
+Potassium 5.9 mmol/L 3.5 - 5.3 H
+eGFR 48 mL/min/1.73m2 >60 L
+Calprotectin 320 ug/g 0 - 50 H
+Hepatitis B surface antigen Negative
+"""
+
+MEDICINES = """Current medications
+1. Atorvastatin 40 mg tablets, one at night
+2. Apixaban 5mg twice a day
+3. Salbutamol inhaler 2 puffs as required
+4. Ferrous fumarate 210 mg PO TDS
+5. Insulin glargine 20 units subcutaneously at bedtime
+"""
+
+RADIOLOGY = """RADIOLOGY REPORT
+Examination: CT abdomen and pelvis with contrast
+Date: 22/11/2023
+Findings: There is a mass in the right kidney. No hydronephrosis. No lymphadenopathy or ascites.
+Impression: Findings suspicious for renal cell carcinoma. Bone metastases cannot be excluded.
+"""
+
+FAMILY = """Family history: Father had a myocardial infarction at 52. Mother - breast cancer.
+Social history: Ex-smoker, 20 pack years.
+
+Her mother has asthma. The patient has psoriasis.
+"""
+
+NEGATIONS = """The patient denies fever, chills or night sweats but has a persistent cough.
+Tumour cells were negative for CD31 and positive for S100. CT was negative for pulmonary embolism.
+There is no evidence of recurrence. Biopsy was not performed. No known drug allergies. CRP was elevated.
+Pneumonia cannot be excluded.
+"""
+
+
+def pages_of(*texts: str) -> list[Page]:
+    return [
+        Page(page=n, width=9, height=9, text=text, words=(), text_source="ocr", engine="t", engine_version="1")
+        for n, text in enumerate(texts, start=1)
+    ]
+
+
+async def read(*texts: str) -> tuple[Enrichment, Narration]:
+    provider = open_provider(provider="local", model=None, api_key=None, base_url=None, timeout_s=1)
+    pages = pages_of(*texts)
+    enrichment = await passes.enrich(pages, await passes.detect(pages, provider), provider)
+    by_number = {page.page: page for page in pages}
+    for entity in enrichment.entities:
+        for source in (entity.source, *(attribute.source for attribute in entity.attributes.values())):
+            assert source.quote == by_number[source.page].text[source.start : source.end]
+    assert enrichment.rejected == ()
+    return enrichment, await passes.narrate(enrichment, provider)
+
+
+def named(enrichment: Enrichment, words: str) -> Entity:
+    return next(entity for entity in enrichment.entities if entity.text == words)
+
+
+def said(entity: Entity) -> dict[str, str]:
+    return {name: attribute.text for name, attribute in entity.attributes.items()}
+
+
+async def test_a_discharge_letter_is_read_with_its_sections() -> None:
+    enrichment, narration = await read(LETTER)
+    assert enrichment.document_date == "2024-03-14"
+    for words, kind, assertion in [
+        ("66-year-old", "context", "affirmed"),
+        ("productive cough", "observation", "affirmed"),
+        ("chest pain", "observation", "negated"),
+        ("haemoptysis", "observation", "negated"),
+        ("Pulmonary embolism", "event", "negated"),
+        ("CT pulmonary angiogram", "observation", "affirmed"),
+        ("Community-acquired pneumonia", "event", "affirmed"),
+        ("Type 2 diabetes", "event", "historical"),
+        ("Penicillin", "context", "affirmed"),
+        ("Doxycycline", "intervention", "affirmed"),
+        ("chest X-ray", "observation", "hypothetical"),
+    ]:
+        entity = named(enrichment, words)
+        assert (words, entity.kind, entity.assertion) == (words, kind, assertion)
+    assert [entity.assertion for entity in enrichment.entities if entity.text == "fever"] == [
+        "affirmed",
+        "hypothetical",
+    ]
+    assert said(named(enrichment, "Ramipril")) == {"dose": "5 mg", "frequency": "OD"}
+    assert said(named(enrichment, "shortness of breath"))["severity"] == "mild"
+    assert said(named(enrichment, "consolidation"))["site"] == "right lower lobe"
+    assert named(enrichment, "admitted").attributes["time"].normalised == "2024-03-09"
+    assert [code.code for code in named(enrichment, "Type 2 diabetes").codes] == ["E11.9"]
+    dated = {entry.title: entry.date for entry in narration.timeline}
+    assert dated["admitted"] == "2024-03-09"
+    assert dated["Past: Appendicectomy"] == "1987"
+    assert dated["CRP 145 mg/L"] == "2024-03-14"
+
+
+async def test_headings_and_letterheads_are_no_findings() -> None:
+    enrichment, _ = await read(LETTER)
+    found = {entity.text.lower() for entity in enrichment.entities}
+    assert not found & {
+        "discharge",
+        "allergies",
+        "past medical history",
+        "diagnosis",
+        "date",
+        "plan",
+        "discharge medications",
+    }
+
+
+async def test_lab_rows_give_value_unit_range_and_flag() -> None:
+    enrichment, narration = await read(LAB)
+    hemoglobin = named(enrichment, "Haemoglobin")
+    assert said(hemoglobin) == {"value": "10.2", "unit": "g/dL", "range": "12.0 - 15.5", "flag": "L"}
+    assert hemoglobin.attributes["value"].normalised == 10.2
+    assert named(enrichment, "White cell count").attributes["unit"].normalised == "10*9/L"
+    assert said(named(enrichment, "eGFR"))["range"] == ">60"
+    assert said(named(enrichment, "Calprotectin")) == {"value": "320", "unit": "ug/g", "range": "0 - 50", "flag": "H"}
+    antigen = named(enrichment, "Hepatitis B surface antigen")
+    assert (said(antigen)["value"], antigen.assertion) == ("Negative", "affirmed")
+    assert {entity.label for entity in enrichment.entities} == {"test", "sex"}
+    assert {entry.date for entry in narration.timeline} == {"2024-03-09"}
+
+
+async def test_a_medication_list_gives_dose_route_and_frequency() -> None:
+    enrichment, _ = await read(MEDICINES)
+    assert {entity.text: said(entity) for entity in enrichment.entities} == {
+        "Atorvastatin": {"dose": "40 mg", "route": "tablets", "frequency": "at night"},
+        "Apixaban": {"dose": "5mg", "frequency": "twice a day"},
+        "Salbutamol inhaler": {"dose": "2 puffs", "frequency": "as required"},
+        "Ferrous fumarate": {"dose": "210 mg", "route": "PO", "frequency": "TDS"},
+        "Insulin glargine": {"dose": "20 units", "route": "subcutaneously", "frequency": "at bedtime"},
+    }
+    assert {entity.label for entity in enrichment.entities} == {"medication"}
+
+
+async def test_radiology_keeps_doubt_apart_from_fact() -> None:
+    enrichment, _ = await read(RADIOLOGY)
+    assert enrichment.document_date == "2023-11-22"
+    assert said(named(enrichment, "mass"))["site"] == "right kidney"
+    assert {entity.text: entity.assertion for entity in enrichment.entities if entity.assertion != "affirmed"} == {
+        "hydronephrosis": "negated",
+        "lymphadenopathy": "negated",
+        "ascites": "negated",
+        "renal cell carcinoma": "possible",
+        "metastases": "possible",
+    }
+
+
+async def test_a_relatives_disease_is_not_the_patients() -> None:
+    enrichment, narration = await read(FAMILY)
+    subjects = {entity.text: (entity.subject, entity.kind) for entity in enrichment.entities}
+    assert subjects["myocardial infarction"] == ("family", "context")
+    assert subjects["breast cancer"] == ("family", "context")
+    assert subjects["asthma"] == ("family", "context")
+    assert subjects["psoriasis"] == ("patient", "event")
+    assert subjects["20 pack years"] == ("patient", "context")
+    assert [entry.title for entry in narration.timeline] == ["psoriasis"]
+
+
+async def test_a_negative_result_does_not_negate_its_test() -> None:
+    enrichment, _ = await read(NEGATIONS)
+    assertions = {entity.text: entity.assertion for entity in enrichment.entities}
+    for absent in (
+        "fever",
+        "chills",
+        "night sweats",
+        "pulmonary embolism",
+        "recurrence",
+        "Biopsy",
+        "No known drug allergies",
+    ):
+        assert (absent, assertions[absent]) == (absent, "negated")
+    assert assertions["persistent cough"] == "affirmed"
+    assert assertions["Pneumonia"] == "possible"
+    for test, value in (("CD31", "negative"), ("S100", "positive"), ("CRP", "elevated")):
+        assert (assertions[test], said(named(enrichment, test))["value"]) == ("affirmed", value)
+
+
+async def test_blank_pages_and_prose_without_medicine_give_nothing() -> None:
+    enrichment, narration = await read(
+        " \n ", "The committee will meet in the lead up to the summit, with tea and coffee."
+    )
+    assert enrichment.entities == ()
+    assert narration.sentences == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        ("9 March 2024", "2024-03-09"),
+        ("March 9th, 2024", "2024-03-09"),
+        ("2024-03-09", "2024-03-09"),
+        ("22.11.2023", "2023-11-22"),
+        ("11/22/2023", "2023-11-22"),
+        ("03/04/2023", None),
+        ("31/02/2023", None),
+        ("March 2019", "2019-03"),
+        ("in 1987", "1987"),
+        ("3 days ago", "2024-03-11"),
+        ("two months earlier", "2024-01"),
+        ("5 years ago", "2019"),
+        ("three days later", None),
+        ("5 days", "P5D"),
+    ],
+)
+def test_dates_are_resolved_as_far_as_they_are_known(text: str, resolved: str | None) -> None:
+    assert dates.resolve(text, dates.Calendar(own="2024-03-14", day_first=None)) == resolved
+
+
+def test_the_documents_other_dates_tell_day_from_month() -> None:
+    calendar = dates.calendar(["Date: 03/04/2023\nSeen 22/11/2022"])
+    assert (calendar.own, calendar.day_first) == ("2023-04-03", True)
+
+
+def test_a_birthday_is_not_the_documents_date() -> None:
+    assert (
+        dates.calendar(["Name: X\nDOB: 2 May 1957\nHe took aspirin on 3 June 2022 for pain in the left foot"]).own
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10.2", 10.2), ("10,2", 10.2), ("1,234", 1234.0), ("58%", 58.0), ("<0.5", None), ("120/80", None)],
+)
+def test_only_plain_numbers_become_numbers(text: str, value: float | None) -> None:
+    assert units.number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("mmHg", "mm[Hg]"), ("µmol/L", "umol/L"), ("x 10⁹/L", "10*9/L"), ("foo", None)]
+)
+def test_units_become_ucum(text: str, code: str | None) -> None:
+    assert units.ucum(text) == code
+
+
+def test_codes_come_from_the_terminology_or_not_at_all() -> None:
+    assert [(code.system, code.code, code.display) for code in terminology.codes("hypertension", "disease")] == [
+        ("ICD-10-CM", "I10", "Essential (primary) hypertension")
+    ]
+    assert [code.system for code in terminology.codes("Ramipril", "medication")] == ["MeSH tree"]
+    assert terminology.codes("a disease nobody has", "disease") == ()
+    assert terminology.medicines("Tylenol or paracetamol") == terminology.medicines("acetaminophen")
+
+
+def test_the_terminology_compiles_once_for_many_processes(tmp_path: Path) -> None:
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "services.ai.local.terminology", str(tmp_path)], stdout=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    assert [command.wait(60) for command in commands] == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert terminology.load(tmp_path).concept("aspirin") is not None
+
+
+async def test_a_date_belongs_to_its_own_finding_only() -> None:
+    enrichment, _ = await read(
+        "He has CAD s/p CABG in 2015, hypertension and gout.\n\n"
+        "Problems\n03 Mar 2020  Chronic obstructive pulmonary disease\n"
+        "2011  Fracture of left wrist\nImmunisations\nInfluenza vaccination 10 Oct 2023\n"
+    )
+    times = {
+        entity.text: entity.attributes["time"].normalised
+        for entity in enrichment.entities
+        if "time" in entity.attributes
+    }
+    assert times == {
+        "CABG": "2015",
+        "Chronic obstructive pulmonary disease": "2020-03-03",
+        "Fracture": "2011",
+        "Influenza vaccination": "2023-10-10",
+    }
+    assert named(enrichment, "Influenza vaccination").kind == "intervention"
+    assert enrichment.document_date is None

@@ -1,0 +1,205 @@
+"""The process that touches the document: knows no secret, holds to its limits, and never outlives its reader."""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from services.ocr.reader import DocumentReader, ReaderLimits
+from shared.errors import TerminalError
+
+from .ocr_documents import ROOT, SAMPLES, endless_pdf
+
+Spawn = Callable[..., Any]
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.subprocess.Process]:
+    """The processes that the reader started, in order."""
+    started: list[asyncio.subprocess.Process] = []
+    spawn: Spawn = asyncio.create_subprocess_exec
+
+    async def spy(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await spawn(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)
+    return started
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    path = tmp_path / "endless.pdf"
+    path.write_bytes(endless_pdf())
+    return path
+
+
+def reader(limits: ReaderLimits | None = None) -> DocumentReader:
+    return DocumentReader(
+        renderer="pypdfium2", engine="tesserocr", limits=limits or ReaderLimits(), tesseract_command=None
+    )
+
+
+def assert_group_is_gone(process: asyncio.subprocess.Process) -> None:
+    assert process.returncode is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+async def test_a_page_that_takes_too_long_ends_the_child(
+    endless: Path, children: list[asyncio.subprocess.Process]
+) -> None:
+    with pytest.raises(TerminalError) as caught:
+        await reader(ReaderLimits(page_seconds=3)).read(endless)
+    assert caught.value.code == "page_timed_out"
+    assert_group_is_gone(children[0])
+
+
+async def test_cancelling_the_read_ends_the_child(endless: Path, children: list[asyncio.subprocess.Process]) -> None:
+    first_page = asyncio.Event()
+    task = asyncio.create_task(reader().read(endless, on_page=lambda done, total: first_page.set()))
+    await asyncio.wait_for(first_page.wait(), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert_group_is_gone(children[0])
+
+
+async def test_a_finished_read_leaves_no_child(children: list[asyncio.subprocess.Process]) -> None:
+    progress: list[tuple[int, int]] = []
+    await reader().read(SAMPLES / "discharge-letter.pdf", on_page=lambda done, total: progress.append((done, total)))
+    assert progress == [(1, 2), (2, 2)]
+    assert len(children) == 1
+    assert_group_is_gone(children[0])
+
+
+async def test_the_death_of_the_child_is_a_typed_error(
+    endless: Path, children: list[asyncio.subprocess.Process]
+) -> None:
+    with pytest.raises(TerminalError) as caught:
+        await reader().read(endless, on_page=lambda done, total: children[0].kill())
+    assert caught.value.code == "page_reader_died"
+
+
+async def test_a_page_that_needs_too_much_memory_is_a_typed_error(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (9000, 9000), 255).save(path)
+    # 300 MB are enough for the interpreter and an A4 page, not for 81 Mpx in two copies.
+    with pytest.raises(TerminalError) as caught:
+        await reader(ReaderLimits(memory_bytes=300 * 2**20)).read(path)
+    assert caught.value.code == "page_out_of_memory"
+
+
+async def test_the_child_knows_no_secret_and_holds_to_its_limits(
+    monkeypatch: pytest.MonkeyPatch, children: list[asyncio.subprocess.Process]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    seen: dict[str, str] = {}
+
+    def look(done: int, total: int) -> None:
+        for name in ("environ", "limits"):
+            seen[name] = Path(f"/proc/{children[0].pid}/{name}").read_text()
+
+    await reader(ReaderLimits(memory_bytes=1536 * 2**20)).read(SAMPLES / "discharge-letter.pdf", on_page=look)
+    names = {entry.split("=")[0] for entry in seen["environ"].split("\0") if entry}
+    assert names == {"PATH", "LANG", "TMPDIR", "OMP_THREAD_LIMIT", "OPENBLAS_NUM_THREADS"}
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in seen["limits"].splitlines()}
+    assert limits["Max address space"] == [str(1536 * 2**20)] * 2
+    assert limits["Max core file size"] == ["0", "0"]
+    assert int(limits["Max file size"][0]) < 100_000_000
+
+
+def test_killing_the_service_leaves_no_child(endless: Path) -> None:
+    service = """
+import asyncio, pathlib, sys
+from services.ocr.reader import DocumentReader, ReaderLimits
+def first_page(done, total):
+    children = pathlib.Path("/proc/self/task/%d/children" % __import__("os").getpid()).read_text()
+    print(children, flush=True)
+reader = DocumentReader(renderer="pypdfium2", engine="tesserocr", limits=ReaderLimits(), tesseract_command=None)
+asyncio.run(reader.read(pathlib.Path(sys.argv[1]), on_page=first_page))
+"""
+    with subprocess.Popen([sys.executable, "-c", service, str(endless)], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        (child,) = map(int, parent.stdout.readline().split())
+        watched = os.pidfd_open(child)
+        parent.kill()
+        try:
+            readable, _, _ = select.select([watched], [], [], 10)
+            assert readable, "the child lives on"
+        finally:
+            if not readable:
+                os.kill(child, signal.SIGKILL)
+            os.close(watched)
+
+
+def page_reply(**changes: Any) -> bytes:
+    word = {"text": "no", "box": [10, 10, 30, 20], "confidence": 0.9, "start": 0, "end": 2} | changes.pop("word", {})
+    page = {
+        "page": 1,
+        "width": 100,
+        "height": 100,
+        "text": "no fever",
+        "words": [word],
+        "text_source": "ocr",
+        "engine": "e",
+        "engine_version": "1",
+    } | changes
+    return frame({"kind": "page", "page": page})
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    body = json.dumps(message).encode()
+    return len(body).to_bytes(4) + body
+
+
+OPENED = frame({"kind": "opened", "pages": 1})
+
+
+@pytest.mark.parametrize(
+    ("code", "replies"),
+    [
+        (None, OPENED + page_reply()),
+        ("page_invalid", OPENED + page_reply(page=2)),
+        ("page_invalid", OPENED + page_reply(width=10**6, height=10**6)),
+        ("page_invalid", OPENED + page_reply(text="fever, no")),
+        ("page_invalid", OPENED + page_reply(word={"box": [10, 10, 30, 200]})),
+        ("page_invalid", OPENED + page_reply(word={"confidence": 7})),
+        ("page_invalid", OPENED + page_reply(text="no \0")),
+        ("page_invalid", OPENED + OPENED),
+        ("page_invalid", OPENED + b"\xff\xff\xff\xff"),
+        ("page_invalid", OPENED + b"\0\0\0\2{]"),
+        ("file_too_long", frame({"kind": "opened", "pages": 10**6})),
+        ("page_reader_died", OPENED + b"\0\0"),
+    ],
+)
+async def test_a_child_that_lies_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, code: str | None, replies: bytes
+) -> None:
+    spawn: Spawn = asyncio.create_subprocess_exec
+    waits_for = 10 if code == "page_reader_died" else 10_000
+    liar = f"import sys; sys.stdout.buffer.write({replies!r}); sys.stdout.flush(); sys.stdin.buffer.read({waits_for})"
+
+    async def spawn_liar(*_: str, **options: Any) -> asyncio.subprocess.Process:
+        process: asyncio.subprocess.Process = await spawn(sys.executable, "-c", liar, **options)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn_liar)
+    if code is None:
+        (page,) = await reader().read(SAMPLES / "discharge-letter.pdf")
+        assert page.text == "no fever"
+        return
+    with pytest.raises(TerminalError) as caught:
+        await reader().read(SAMPLES / "discharge-letter.pdf")
+    assert caught.value.code == code
+    assert "fever" not in repr(caught.value)
