@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from rich.console import Console
 from rich.live import Live
 
@@ -37,13 +36,12 @@ class Request:
 
 async def process(request: Request, out: Console, err: Console) -> list[dict[str, Any]]:
     """Processes the files; returns what ``--json`` writes of each. What it had to start, it stops again."""
-    configure_telemetry(service="cli", version=VERSION, instance="cli")
+    # Looking on is no part of a document's trace; its upload is, by spans of its own.
+    configure_telemetry(service="cli", version=VERSION, instance="cli", trace_statements=False)
     interrupted = interruptible()
     try:
-        # Looking on is no part of a document's trace; its upload is, by spans of its own.
-        with suppress_instrumentation():
-            async with open_deployment() as deployment:
-                described, finished = await _submit_and_watch(deployment, request, err, interrupted)
+        async with open_deployment() as deployment:
+            described, finished = await _submit_and_watch(deployment, request, err, interrupted)
     finally:
         flush_telemetry()
     for document in described:

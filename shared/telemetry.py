@@ -35,7 +35,7 @@ tracer = trace.get_tracer("chartloom")
 meter = metrics.get_meter("chartloom")
 
 
-def configure_telemetry(*, service: str, version: str, instance: str) -> None:
+def configure_telemetry(*, service: str, version: str, instance: str, trace_statements: bool = True) -> None:
     """Sets the global providers, once a process. ``flush_telemetry`` before it ends."""
     resource = Resource.create(
         {
@@ -59,7 +59,8 @@ def configure_telemetry(*, service: str, version: str, instance: str) -> None:
     ]
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=readers, views=views))
     propagate.set_global_textmap(TraceContextTextMapPropagator())
-    AsyncPGInstrumentor().instrument()  # type: ignore[no-untyped-call]
+    if trace_statements:
+        AsyncPGInstrumentor().instrument()  # type: ignore[no-untyped-call]
 
 
 def flush_telemetry() -> None:
