@@ -147,7 +147,8 @@ async def _notify(connection: asyncpg.Connection) -> Finding:
     await connection.add_listener("chartloom_doctor", on_notify)
     await connection.execute("select pg_notify('chartloom_doctor', '')")
     try:
-        await asyncio.wait_for(heard.wait(), 2)
+        async with asyncio.timeout(2):
+            await heard.wait()
     except TimeoutError:
         return Finding(
             "missing", "NOTIFY", "does not arrive: set LISTEN_DATABASE_URL to a direct or session connection, no pooler"

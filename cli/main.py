@@ -65,7 +65,8 @@ async def _up() -> None:
             while not interrupted.is_set():
                 supervisor.check()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(interrupted.wait(), 1)
+                    async with asyncio.timeout(1):
+                        await interrupted.wait()
         finally:
             err.print("draining …")
             await supervisor.stop()

@@ -111,7 +111,8 @@ class _Watch:
                 if not self._supervisor.started and self._supervisor.acquire():
                     self._supervisor.start()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(interrupted.wait(), PROGRESS_SECONDS)
+                    async with asyncio.timeout(PROGRESS_SECONDS):
+                        await interrupted.wait()
 
     def _tell_changes(self, stages: dict[UUID, list[dict[str, Any]]]) -> None:
         for document in self._submitted:

@@ -65,7 +65,8 @@ class Listener:
     async def sleep(self, seconds: float) -> None:
         """Until woken, or for about so long (jittered, so that processes started together drift apart)."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds * random.uniform(0.75, 1.25))  # noqa: S311
+            async with asyncio.timeout(seconds * random.uniform(0.75, 1.25)):  # noqa: S311
+                await self._woken.wait()
         self._woken.clear()
 
     async def run(self) -> None:
@@ -113,14 +114,16 @@ class Listener:
                 while not closed.is_set():
                     echo.clear()
                     await self._pool.execute("select pg_notify($1, 'echo')", self.channel)
-                    await asyncio.wait_for(echo.wait(), ROUND_TRIP_SECONDS)
+                    async with asyncio.timeout(ROUND_TRIP_SECONDS):
+                        await echo.wait()
                     if self._proved_at is None:
                         self._log.info("listening", mode="notify")
                         self._woken.set()
                     self._proved_at = time.monotonic()
                     # No longer than the connection lives: a killed server is noticed at once, not at the next test.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(closed.wait(), SELF_TEST_EVERY_SECONDS)
+                        async with asyncio.timeout(SELF_TEST_EVERY_SECONDS):
+                            await closed.wait()
                 raise ConnectionResetError("the listening connection was closed")
             finally:
                 connection.terminate()

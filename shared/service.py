@@ -161,6 +161,7 @@ async def _open_pool(service: str, settings: ServiceSettings) -> AsyncIterator[a
         yield pool
     finally:
         try:
-            await asyncio.wait_for(pool.close(), 5)
+            async with asyncio.timeout(5):
+                await pool.close()
         except (TimeoutError, *CONNECTION_ERRORS):
             pool.terminate()

@@ -302,3 +302,16 @@ async def test_no_more_than_the_allowed_number_runs_at_once(
     await start(count, worker_concurrency=3)
     await until(owner, "count(*) = 12 from chartloom.job_queue where job_type = 'ocr' and status = 'completed'")
     assert most == 3
+
+
+async def test_a_cancel_in_the_moment_of_waking_is_not_lost(database: Database) -> None:
+    """asyncio.wait_for of Python 3.11 swallows it, and a service that should stop goes on for ever."""
+    pool = await open_pool(database.url("chartloom_ocr"), size=2, application_name="under test")
+    listener = Listener(listen_url="", pool=pool, topics=["ocr"], application_name="under test")
+    sleeping = asyncio.create_task(listener.sleep(60))
+    await asyncio.sleep(0)
+    listener.nudge()
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    await pool.close()
