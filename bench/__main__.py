@@ -16,6 +16,7 @@ from cli.embedded_postgres import EmbeddedPostgres
 from shared.contract.payloads import DocumentPayload
 from shared.database import connect, open_pool
 from shared.listener import Listener
+from shared.logs import configure_logs
 from shared.settings import ServiceSettings
 from shared.worker import Handler, Worker
 
@@ -100,6 +101,7 @@ async def pick_up(deployment: Deployment, connection: asyncpg.Connection) -> tup
 
 
 async def measure() -> list[Measurement]:
+    configure_logs(service="bench", level="error")
     with tempfile.TemporaryDirectory(prefix="chartloom-bench-") as home:
         os.environ["CHARTLOOM_HOME"] = home
         os.environ.pop("DATABASE_URL", None)

@@ -95,13 +95,25 @@ def print_next_steps(console: Console, home: Path, json_path: Path | None) -> No
 
 
 def _details(entity: Mapping[str, Any]) -> str:
-    said = [] if entity["assertion"] == "affirmed" else [entity["assertion"]]
-    if entity["subject"] != "patient":
-        said.append(entity["subject"])
-    for name, attribute in entity["attributes"].items():
-        value = attribute["normalised"] if attribute["normalised"] is not None else attribute["text"]
-        said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(said)
+    """As one would say it: ``negated``, ``104 g/L (115 - 165) Low``, ``5 mg oral twice daily, since 2019``."""
+    attributes = dict(entity["attributes"])
+
+    def said(name: str) -> str:
+        attribute = attributes.pop(name, None)
+        return attribute["text"] if attribute else ""
+
+    measured = " ".join(part for part in (said("value"), said("unit")) if part)
+    expected = said("range")
+    result = " ".join(part for part in (measured, f"({expected})" if expected else "", said("flag")) if part)
+    taken = " ".join(part for part in (said("dose"), said("route"), said("frequency")) if part)
+    when = attributes.pop("time", None)
+    date = (when["normalised"] or when["text"]) if when else ""
+    context = [
+        entity["assertion"] if entity["assertion"] != "affirmed" else "",
+        entity["subject"] if entity["subject"] != "patient" else "",
+    ]
+    rest = [f"{name} {attribute['text']}" for name, attribute in attributes.items()]
+    return ", ".join(part for part in (*context, result, taken, *rest, date) if part)
 
 
 def _cell(stage: Mapping[str, Any] | None) -> Text:

@@ -215,7 +215,7 @@ class Worker:
             job_id=job.job_id,
             job_type=job.job_type,
             attempt=job.attempt,
-            shell_file_id=str(job.shell_file_id) if job.shell_file_id else None,
+            **({"shell_file_id": str(job.shell_file_id)} if job.shell_file_id else {}),
         )
         started = time.monotonic()
         waited = (datetime.now(UTC) - job.scheduled_at).total_seconds()

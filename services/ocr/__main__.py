@@ -17,14 +17,14 @@ def main() -> None:
     try:
         settings = load_settings(OcrSettings)
         storage = open_storage(settings.storage_url)
+        reader = DocumentReader(
+            renderer=settings.ocr_renderer,
+            engine=settings.ocr_engine,
+            limits=settings.limits,
+            tesseract_command=settings.tesseract_command,
+        )
     except ConfigurationError as error:
         exit_misconfigured(error)
-    reader = DocumentReader(
-        renderer=settings.ocr_renderer,
-        engine=settings.ocr_engine,
-        limits=settings.limits,
-        tesseract_command=settings.tesseract_command,
-    )
 
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
         ocr = OcrHandler(pool=runtime.pool, storage=storage, reader=reader, max_bytes=settings.limits.max_bytes)

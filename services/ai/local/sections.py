@@ -11,13 +11,22 @@ from itertools import pairwise
 from typing import Any
 
 _UNKNOWN_HEADING = re.compile(r"^[ \t]*(?:[A-Z][A-Z /&-]{3,40}|[A-Z][A-Za-z /&-]{2,40}:)[ \t]*$", re.M)
+_TITLE_LINE = re.compile(r"(?:(?<=\n\n)|\A)[ \t]*[A-Z][a-z]+(?: [A-Za-z&/-]+){0,4}[ \t]*(?=\n)")
+"""After a blank line, a few words without a stop. Followed by prose they are a heading that we have no name for."""
+_PROSE_FROM = 60
+"""Characters of a line that is prose, not an item of a list."""
+_DATE_CELL = r"\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?"
 _COLUMNS = re.compile(
-    r"^[ \t]*(?:(?:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag|normal"
-    r"|status|date|drug|dose|route|frequency|form|strength|indication|medicine)s?\b[ \t|/()]*){2,}$",
-    re.I | re.M,
+    r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag|normal"
+    r"|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"
+    rf"|{_DATE_CELL}(?![\w/.-]))[ \t|/()]*){{2,}}$",
+    re.M,
 )
+_TAIL_DATE = r"(?:\d{1,2}(?:st|nd|rd|th)?[ /.-])?(?:\d{1,2}|[A-Z][a-z]{2,8})[ /.-](?:19|20)?\d\d"
 _ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
-"""Roles whose heading, with text on its own line, speaks for its paragraph only: prose often follows unheaded."""
+"""Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
+_CONTINUED = frozenset({"medications", "history", "plan"})
+"""Roles of lists that run on over the edge of a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +51,97 @@ def one_of(terms: Sequence[str]) -> str:
     return "|".join(r"\s+".join(re.escape(word) for word in term.split()) for term in ordered)
 
 
+_NO_ROLES = ("tails", "letterhead", "closings")
+
+
 @cache
 def _headings() -> tuple[re.Pattern[str], dict[str, str]]:
-    roles = {" ".join(name.lower().split()): role for role, names in rules("sections").items() for name in names}
-    pattern = rf"^[ \t•*#–-]*(?:\d{{1,2}}[.)][ \t]*)?(?P<name>{one_of(list(roles))})[ \t]*(?::|[-–](?=[ \t])|$)"
+    content = rules("sections")
+    roles = {
+        " ".join(name.lower().split()): role
+        for role, names in content.items()
+        if role not in _NO_ROLES
+        for name in names
+    }
+    known = one_of(list(roles)).replace(r"\s+", r"[ \t]+")
+    tail = one_of([*content["tails"], *(name for name in roles if len(name) > 3)]).replace(r"\s+", r"[ \t]+")
+    pattern = (
+        rf"^[ \t•*#–-]*(?:\d{{1,2}}[.)][ \t]*)?(?P<name>{known})"
+        rf"(?:[ \t]*(?::|[-–](?=[ \t])|$)|(?P<tail>(?:[ \t,/&]+(?:(?:{tail})\b|(?-i:{_TAIL_DATE})))+)[ \t]*:?[ \t]*$)"
+    )
     return re.compile(pattern, re.I | re.M), roles
 
 
-def sections(text: str) -> list[Section]:
-    """The sections of ``text`` from top to bottom, without gaps; the first may have no heading."""
+@cache
+def _closing() -> re.Pattern[str]:
+    return re.compile(rf"^[ \t]*(?:{one_of(rules('sections')['closings'])})\b[^\n]{{0,60}}$", re.I | re.M)
+
+
+@cache
+def _letterhead() -> re.Pattern[str]:
+    word = r"(?:[A-Z][\w'’.-]*|&|of|and|the|for|at)"
+    named = "|".join(name.capitalize() for name in rules("sections")["letterhead"])
+    return re.compile(rf"^[ \t]*(?={word}(?:[ \t]+{word})+[ \t]*$)[^\n]*\b(?:{named})\b[^\n]*$", re.M)
+
+
+def sections(text: str, role: str = "other") -> list[Section]:
+    """The sections of ``text`` from top to bottom, without gaps. The first has no heading: ``role`` is its role."""
     pattern, roles = _headings()
-    marks = {match.start(): (match.end(), "other") for match in _UNKNOWN_HEADING.finditer(text)}
     # An unknown heading resets the role, yet its words may be findings ("CHEST X-RAY"): its own mask is empty.
-    marks = {start: (start, role) for start, (_, role) in marks.items()}
+    marks = {match.start(): (match.start(), "other") for match in _UNKNOWN_HEADING.finditer(text)}
+    marks |= {match.start(): (match.start(), "other") for match in _closing().finditer(text)}
+    marks |= {start: (start, "other") for start in _titles(text)}
+    marks |= {match.start(): (match.end(), "other") for match in _letterhead().finditer(text)}
     for match in pattern.finditer(text):
-        role = roles[" ".join(match["name"].lower().split())]
-        marks[match.start()] = (match.end(), role)
-        line_end = text.find("\n", match.end())
-        inline = text[match.end() : line_end if line_end >= 0 else len(text)].strip()
-        paragraph = text.find("\n\n", match.end())
-        if inline and role in _ENDS_WITH_PARAGRAPH and paragraph >= 0:
-            marks.setdefault(paragraph + 2, (paragraph + 2, "other"))
+        named = roles[" ".join(match["name"].lower().split())]
+        marks[match.start()] = (match.end(), named)
+        if named in _ENDS_WITH_PARAGRAPH and (end := _paragraph_end(text, match.end())) is not None:
+            marks.setdefault(end, (end, "other"))
     for match in _COLUMNS.finditer(text):
         previous = max((start for start in marks if start <= match.start()), default=None)
-        marks[match.start()] = (match.end(), marks[previous][1] if previous is not None else "other")
+        marks[match.start()] = (match.end(), marks[previous][1] if previous is not None else role)
     starts = sorted(marks)
-    found = [Section("other", (0, 0), 0, starts[0] if starts else len(text))]
+    found = [Section(role, (0, 0), 0, starts[0] if starts else len(text))]
     for start, following in zip(starts, [*starts[1:], len(text)], strict=False):
-        masked, role = marks[start]
-        found.append(Section(role, (start, masked), start, following))
+        masked, named = marks[start]
+        found.append(Section(named, (start, masked), start, following))
     return found
+
+
+def open_role(text: str, role: str = "other") -> str:
+    """The role with which the next page begins, if this one began with ``role``."""
+    last = sections(text, role)[-1].role
+    return last if last in _CONTINUED else "other"
+
+
+def columns(text: str, position: int) -> tuple[int, int] | None:
+    """The line of column names above ``position``, if nothing but rows stands between."""
+    above = [match.span() for match in _COLUMNS.finditer(text, 0, position)]
+    if not above or re.search(r"\n[ \t]*[^\n\d]{25,}(?=\n)", text[above[-1][1] : position]):
+        return None
+    return above[-1]
+
+
+def _titles(text: str) -> list[int]:
+    """Where headings stand that no list knows: a short line between a blank one and prose."""
+    found = []
+    for match in _TITLE_LINE.finditer(text):
+        following = next((line for line in text[match.end() :].split("\n")[:3] if line.strip()), "")
+        if len(following.strip()) >= _PROSE_FROM and following.lstrip()[0].isupper():
+            found.append(match.start())
+    return found
+
+
+def _paragraph_end(text: str, position: int) -> int | None:
+    """Where the paragraph below a heading ends. A blank line inside a list, as OCR leaves them, does not end it."""
+    filled = re.compile(r"\s*").match(text, position)
+    at = filled.end() if filled else position
+    while (blank := re.compile(r"\n[ \t]*\n\s*").search(text, at)) is not None:
+        at = blank.end()
+        line = text[at:].partition("\n")[0].strip()
+        if not re.match(r"[•*–-]|\d{1,2}[.)]", line) and (len(line) >= _PROSE_FROM or line.endswith(".")):
+            return at
+    return None
 
 
 def at(parts: Sequence[Section], position: int) -> Section:
