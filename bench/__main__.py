@@ -67,13 +67,13 @@ async def enqueue(connection: asyncpg.Connection, count: int) -> float:
 
 
 async def finished(connection: asyncpg.Connection, count: int) -> None:
-    while await connection.fetchval("select count(*) from chartloom.job_queue where status = 'completed'") < count:
+    while await connection.fetchval("select count(*) from chartloom.job_archive") < count:
         await asyncio.sleep(0.01)
 
 
 async def drain(deployment: Deployment, connection: asyncpg.Connection) -> tuple[float, float]:
     """Enqueued/s and drained/s of one round."""
-    await connection.execute("truncate chartloom.job_queue")
+    await connection.execute("truncate chartloom.job_queue, chartloom.job_archive")
     enqueued = await enqueue(connection, DRAINED)
     began = time.perf_counter()
     async with worker(deployment, 50):
@@ -83,7 +83,7 @@ async def drain(deployment: Deployment, connection: asyncpg.Connection) -> tuple
 
 async def pick_up(deployment: Deployment, connection: asyncpg.Connection) -> tuple[float, float]:
     """p50 and p99, in ms, from an enqueue's commit to the claim, while the worker sleeps."""
-    await connection.execute("truncate chartloom.job_queue")
+    await connection.execute("truncate chartloom.job_queue, chartloom.job_archive")
     async with worker(deployment, 4):
         for number in range(PICK_UPS):
             while not await connection.fetchval("select exists (select from chartloom.sleepers where topic = 'ocr')"):
@@ -93,7 +93,7 @@ async def pick_up(deployment: Deployment, connection: asyncpg.Connection) -> tup
     waits = [
         row["ms"]
         for row in await connection.fetch(
-            "select extract(epoch from started_at - created_at)::float * 1000 as ms from chartloom.job_queue"
+            "select extract(epoch from started_at - created_at)::float * 1000 as ms from chartloom.job_archive"
         )
     ]
     cuts = quantiles(waits, n=100)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import asyncpg
 import typer
 from rich.console import Console
 
@@ -26,6 +27,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except ChartloomError as error:
         err.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
+        raise typer.Exit(2) from None
+    except asyncpg.PostgresError as error:
+        err.print(f"[red]the database refused[/red] (SQLSTATE {error.sqlstate}): {error.args[0]}", highlight=False)
         raise typer.Exit(2) from None
     except ServicesRefusedError as error:
         err.print(f"[red]a service refused to start[/red]: {error}", highlight=False)

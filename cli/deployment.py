@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 import asyncpg
 
 from shared.database import connect
 from shared.errors import ConfigurationError
-from shared.migrate import FOLDER, migrate
+from shared.migrate import FOLDER, migrate, pending
 
 from .embedded_postgres import EmbeddedPostgres
 
@@ -22,6 +23,9 @@ CHECKOUT = Path(__file__).parents[1]
 SERVICES = ("ocr", "ai", "persister", "sweeper")
 OWNER = "chartloom_owner"
 DATABASE = "chartloom"
+
+Migrations = Literal["apply", "require", "ignore"]
+"""What to do about migrations that are missing from a database of the environment's."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ def home_folder() -> Path:
 
 
 @asynccontextmanager
-async def open_deployment() -> AsyncIterator[Deployment]:
-    """The deployment, with its database up and migrated.
+async def open_deployment(migrations: Migrations = "require") -> AsyncIterator[Deployment]:
+    """The deployment, with its database up.
 
-    An embedded server is started where it isn't running, and stopped by whoever is the last to leave.
+    An embedded server is started where it isn't running, migrated, and stopped by whoever is the last to leave. A
+    database of the environment's is migrated only where the command says so: to look at it must not change it.
     """
     home = home_folder()
     home.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,13 @@ async def open_deployment() -> AsyncIterator[Deployment]:
     if url := os.environ.get("DATABASE_URL"):
         deployment = Deployment(url, dict.fromkeys(SERVICES, url), storage_url, home, is_embedded=False)
         async with deployment.owner() as connection:
-            await migrate(connection)
+            if migrations == "apply":
+                await migrate(connection)
+            elif migrations == "require" and (missing := await pending(connection)):
+                raise ConfigurationError(
+                    "migrations_pending",
+                    f"{len(missing)} migrations are not applied to this database: chartloom migrate.",
+                )
         yield deployment
         return
     with (home / "users.lock").open("w") as users:
@@ -99,14 +110,18 @@ async def _open_embedded(postgres: EmbeddedPostgres, home: Path, storage_url: st
         home=home,
         is_embedded=True,
     )
-    await _create_database(server.admin_url, secret)
-    async with deployment.owner() as connection:
-        applied = await migrate(connection)
-        if applied:
-            for service in SERVICES:
-                role = f"chartloom_{service}"
-                # A role name of ours and a hexadecimal password: nothing here needs quoting.
-                await connection.execute(f"alter role {role} login password '{_password(secret, role)}'")
+    # Every step finds out for itself whether it is done: a first start may have been killed anywhere.
+    admin = await connect(server.admin_url, application_name="chartloom cli")
+    try:
+        # One process at a time: two may start at once on a fresh machine.
+        await admin.execute("select pg_advisory_lock(hashtext('chartloom bootstrap'))")
+        await _ensure_database(admin, server.admin_url, secret)
+        async with deployment.owner() as connection:
+            await migrate(connection)
+        for service in SERVICES:
+            await _ensure_sign_in(admin, f"chartloom_{service}", secret)
+    finally:
+        await admin.close()
     return deployment
 
 
@@ -115,22 +130,22 @@ def _password(secret: str, role: str) -> str:
     return hmac.new(secret.encode(), role.encode(), hashlib.sha256).hexdigest()
 
 
-async def _create_database(admin_url: str, secret: str) -> None:
+async def _ensure_sign_in(admin: asyncpg.Connection, role: str, secret: str) -> None:
+    if not await admin.fetchval("select rolcanlogin from pg_roles where rolname = $1", role):
+        # A role name of ours and a hexadecimal password: nothing here needs quoting.
+        await admin.execute(f"alter role {role} login password '{_password(secret, role)}'")
+
+
+async def _ensure_database(admin: asyncpg.Connection, admin_url: str, secret: str) -> None:
     """Makes the owner and its database as Supabase would have them: an owner that is no superuser."""
-    admin = await connect(admin_url, application_name="chartloom cli")
-    try:
-        # One process at a time: two may start at once on a fresh machine.
-        await admin.execute("select pg_advisory_lock(hashtext('chartloom bootstrap'))")
-        if not await admin.fetchval("select exists (select from pg_roles where rolname = $1)", OWNER):
-            await admin.execute(f"create role {OWNER} login createrole bypassrls password '{_password(secret, OWNER)}'")
-        if await admin.fetchval("select exists (select from pg_database where datname = $1)", DATABASE):
-            return
+    if not await admin.fetchval("select exists (select from pg_roles where rolname = $1)", OWNER):
+        await admin.execute(f"create role {OWNER} login createrole bypassrls password '{_password(secret, OWNER)}'")
+    if not await admin.fetchval("select exists (select from pg_database where datname = $1)", DATABASE):
         await admin.execute(f"create database {DATABASE} owner {OWNER}")
-        parts = urlsplit(admin_url)
-        inside = await connect(parts._replace(path=f"/{DATABASE}").geturl(), application_name="chartloom cli")
-        try:
-            await inside.execute((FOLDER / "plain_postgres.sql").read_text())
-        finally:
-            await inside.close()
+    inside = await connect(urlsplit(admin_url)._replace(path=f"/{DATABASE}").geturl(), application_name="chartloom cli")
+    try:
+        if not await inside.fetchval("select to_regprocedure('auth.uid()') is not null"):
+            async with inside.transaction():
+                await inside.execute((FOLDER / "plain_postgres.sql").read_text())
     finally:
-        await admin.close()
+        await inside.close()

@@ -44,7 +44,7 @@ async def examine() -> AsyncIterator[Finding]:
     for finding in [*_machine(), *_modules(), *_tools(), *_environment()]:
         yield finding
     try:
-        async with open_deployment() as deployment:
+        async with open_deployment("ignore") as deployment:
             async for finding in _database(deployment):
                 yield finding
     except ConfigurationError as error:

@@ -22,7 +22,8 @@ FINAL = frozenset({"completed", "failed", "quarantined", "cancelled"})
 
 _STAGES = """
 select id as job_id, job_type, status, shell_file_id,
-    retry_count + case when started_at is null then 0 else 1 end as attempts,
+    retry_count + lease_losses + case when status in ('processing', 'completed', 'dead_letter') then 1 else 0 end
+        as attempts,
     extract(epoch from coalesce(started_at, now()) - created_at)::float as queued_s,
     case when started_at is null then null
         else extract(epoch from coalesce(completed_at, now()) - started_at)::float end as worked_s
@@ -52,7 +53,7 @@ async def ensure_patient(connection: asyncpg.Connection, patient_id: UUID | None
 async def submit(connection: asyncpg.Connection, storage: Storage, path: Path, patient_id: UUID) -> Submitted:
     """Record, file, "it is there": the three calls that any client makes, with a user's rights. All may be repeated."""
     with (
-        tracer.start_as_current_span("upload document", record_exception=False),
+        tracer.start_as_current_span("upload document", record_exception=False, set_status_on_exception=False),
         message_span("send", "ocr", SpanKind.PRODUCER) as send,
     ):
         created = await _as_user(

@@ -52,7 +52,7 @@ def up() -> None:
 
 async def _up() -> None:
     interrupted = interruptible()
-    async with open_deployment() as deployment:
+    async with open_deployment("apply") as deployment:
         supervisor = Supervisor(
             deployment, on_line=lambda service, line: out.print(f"{service:<10} {line}", markup=False, highlight=False)
         )

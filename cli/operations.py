@@ -14,7 +14,7 @@ from shared.migrate import migrate as apply_migrations
 
 from . import contract_check, doctor
 from .console import err, out, run
-from .deployment import open_deployment
+from .deployment import Migrations, open_deployment
 
 app = typer.Typer()
 dead_letters = typer.Typer(help="Jobs that ended in error: list, show, run again.", no_args_is_help=True)
@@ -23,8 +23,8 @@ app.add_typer(dead_letters, name="dead-letters")
 T = TypeVar("T")
 
 
-async def _with_owner(work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-    async with open_deployment() as deployment, deployment.owner() as connection:
+async def _with_owner(work: Callable[[asyncpg.Connection], Awaitable[T]], migrations: Migrations = "require") -> T:
+    async with open_deployment(migrations) as deployment, deployment.owner() as connection:
         return await work(connection)
 
 
@@ -60,7 +60,7 @@ def migrate() -> None:
         applied = await apply_migrations(connection, on_applied=lambda name: out.print(f"applied {name}"))
         out.print("up to date" if not applied else f"{len(applied)} applied")
 
-    run(_with_owner(work))
+    run(_with_owner(work, "ignore"))
 
 
 @app.command()

@@ -40,7 +40,7 @@ async def process(request: Request, out: Console, err: Console) -> list[dict[str
     configure_telemetry(service="cli", version=VERSION, instance="cli", trace_statements=False)
     interrupted = interruptible()
     try:
-        async with open_deployment() as deployment:
+        async with open_deployment("apply") as deployment:
             described, finished = await _submit_and_watch(deployment, request, err, interrupted)
     finally:
         flush_telemetry()

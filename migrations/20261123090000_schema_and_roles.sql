@@ -24,12 +24,17 @@ grant chartloom_worker to chartloom_ocr, chartloom_ai, chartloom_persister, char
 
 grant usage on schema chartloom to chartloom_worker, chartloom_operator, service_role, authenticated;
 
--- The one clock. Tests move it (`set chartloom.clock = '…'`); nothing else sets it.
+-- The one clock. Tests move it (`set chartloom.clock = '…'`), signed in as the owner; anybody else's setting is ignored.
 create function chartloom.clock() returns timestamptz
 language sql volatile
 set search_path = ''
 as $$
-    select coalesce(nullif(current_setting('chartloom.clock', true), '')::timestamptz, clock_timestamp())
+    select case
+        when coalesce(current_setting('chartloom.clock', true), '') = '' then clock_timestamp()
+        when session_user = (select nspowner::regrole::text from pg_catalog.pg_namespace where nspname = 'chartloom')
+            then current_setting('chartloom.clock')::timestamptz
+        else clock_timestamp()
+    end
 $$;
 
 -- Who calls, seen from inside a SECURITY DEFINER function: the role of SET ROLE (as an API gateway uses it), else the login.
@@ -49,6 +54,16 @@ as $$
         '00-%s-%s-01',
         replace(gen_random_uuid()::text, '-', ''),
         left(replace(gen_random_uuid()::text, '-', ''), 16)
+    )
+$$;
+
+-- Null is valid: a context is made then. All zeros are not a context, by the same recommendation.
+create function chartloom.is_traceparent(p_traceparent text) returns boolean
+language sql immutable
+set search_path = ''
+as $$
+    select p_traceparent is null or (
+        p_traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' and p_traceparent !~ '^00-0{32}|-0{16}-'
     )
 $$;
 

@@ -34,7 +34,7 @@ as $$
     where grantee_user_id = (select auth.uid())
         and (access_level = 'write' or access_level = p_level)
         and revoked_at is null
-        and (expires_at is null or expires_at > chartloom.clock())
+        and (expires_at is null or expires_at > clock_timestamp())
 $$;
 
 create function chartloom.has_profile_access(p_profile_id uuid, p_level text default 'read') returns boolean
@@ -47,8 +47,9 @@ grant execute on function chartloom.accessible_profiles(text), chartloom.has_pro
 alter table public.user_profiles enable row level security;
 alter table public.profile_access enable row level security;
 
+-- One's own by the row itself: an insert that returns its row is judged before any function can see it.
 create policy read_accessible on public.user_profiles for select to authenticated
-using (id in (select chartloom.accessible_profiles('read')));
+using (owner_user_id = (select auth.uid()) or id in (select chartloom.accessible_profiles('read')));
 create policy create_own on public.user_profiles for insert to authenticated
 with check (owner_user_id = (select auth.uid()));
 create policy read_own_grants on public.profile_access for select to authenticated
@@ -57,7 +58,11 @@ using (
     or profile_id in (select id from public.user_profiles where owner_user_id = (select auth.uid()))
 );
 
-grant select, insert on public.user_profiles to authenticated;
+-- Supabase grants everything on a new table to the API's roles, TRUNCATE among it, which no policy stops.
+revoke all on public.user_profiles, public.profile_access from anon, authenticated, service_role;
+grant select on public.user_profiles to authenticated;
+-- Not the id: whoever chose that of an erased patient would inherit what was kept under it.
+grant insert (owner_user_id, display_name, birth_date) on public.user_profiles to authenticated;
 grant select on public.profile_access to authenticated;
 grant select, insert, update on public.user_profiles, public.profile_access to service_role;
 

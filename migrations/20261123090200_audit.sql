@@ -49,7 +49,30 @@ alter table public.failed_audit_events enable row level security;
 
 create policy read_accessible on public.audit_log for select to authenticated
 using (patient_id in (select chartloom.accessible_profiles('read')));
+revoke all on public.audit_log, public.failed_audit_events from anon, authenticated, service_role;
 grant select on public.audit_log to authenticated, service_role;
+
+-- For tables whose rows change one at a time: the trigger can't be forgotten. Bulk results are audited by the functions that
+-- write them, one event a batch.
+create function chartloom.audit_row() returns trigger
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_row constant jsonb := to_jsonb(case when tg_op = 'DELETE' then old else new end);
+begin
+    perform chartloom.log_audit_event(
+        lower(tg_op), tg_table_name, (v_row ->> tg_argv[0])::uuid, v_row ->> tg_argv[1],
+        p_trace_id => chartloom.trace_id(v_row ->> 'traceparent')
+    );
+    return null;
+end
+$$;
+
+create trigger audit after insert or update or delete on public.user_profiles
+for each row execute function chartloom.audit_row('id', 'id');
+create trigger audit after insert or update or delete on public.profile_access
+for each row execute function chartloom.audit_row('profile_id', 'grantee_user_id');
 
 -- Postgres lets everybody execute a new function; these are only for whom they are granted to.
 revoke execute on all functions in schema chartloom from public;

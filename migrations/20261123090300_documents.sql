@@ -35,4 +35,8 @@ alter table public.shell_files enable row level security;
 alter table chartloom.document_runs enable row level security;
 create policy read_accessible on public.shell_files for select to authenticated
 using (patient_id in (select chartloom.accessible_profiles('read')));
+revoke all on public.shell_files from anon, authenticated, service_role;
 grant select on public.shell_files to authenticated, service_role;
+
+create trigger audit after insert or update or delete on public.shell_files
+for each row execute function chartloom.audit_row('patient_id', 'id');

@@ -31,7 +31,7 @@ begin
     if length(p_mime_type) > 255 then
         raise exception 'mime_type must have at most 255 characters' using errcode = 'CL005';
     end if;
-    if p_traceparent !~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then
+    if not chartloom.is_traceparent(p_traceparent) then
         raise exception 'traceparent must be a W3C trace context of version 00' using errcode = 'CL005';
     end if;
     insert into public.shell_files (
@@ -43,12 +43,16 @@ begin
     )
     on conflict (storage_path) do nothing
     returning * into v_file;
-    if found then
-        perform chartloom.log_audit_event(
-            'insert', 'shell_files', p_patient_id, v_file.id::text, 1, null, chartloom.trace_id(v_file.traceparent)
-        );
-    else
-        select * into v_file from public.shell_files where storage_path = v_path;
+    if not found then
+        -- The same bytes again. What was never completed, or failed, starts anew with this upload, in its trace.
+        update public.shell_files
+        set file_name = p_file_name, size_bytes = p_size_bytes, mime_type = p_mime_type,
+            traceparent = coalesce(p_traceparent, traceparent)
+        where storage_path = v_path and status in ('uploading', 'failed', 'cancelled')
+        returning * into v_file;
+        if not found then
+            select * into v_file from public.shell_files where storage_path = v_path;
+        end if;
     end if;
     return jsonb_build_object(
         'shell_file_id', v_file.id,
@@ -74,6 +78,8 @@ begin
     end if;
     -- A repeated call changes nothing; after a failure, the owner's new upload of the same bytes is a new run.
     if v_file.status in ('uploading', 'failed', 'cancelled') then
+        -- What an earlier run left is over: two runs of one document must not meet.
+        perform chartloom.cancel_live_jobs(p_shell_file_id);
         update public.shell_files
         set status = 'queued', uploaded_at = chartloom.clock(), processing_error = null,
             current_run_id = gen_random_uuid()
@@ -86,10 +92,6 @@ begin
             jsonb_build_object('shell_file_id', v_file.id, 'run_id', v_file.current_run_id),
             p_idempotency_key => 'run:' || v_file.current_run_id::text,
             p_traceparent => v_file.traceparent
-        );
-        perform chartloom.log_audit_event(
-            'update', 'shell_files', v_file.patient_id, v_file.id::text, 1, v_job_id,
-            chartloom.trace_id(v_file.traceparent)
         );
     else
         select job_id into v_job_id

@@ -27,7 +27,7 @@ as $$
     select p.page, p.width, p.height, p.text, p.words, p.text_source, p.engine, p.engine_version
     from chartloom.hold_lease(p_job_id, p_lease_token) as job
     join chartloom.document_runs as r on r.id = (job.payload ->> 'run_id')::uuid
-    join public.ocr_pages as p on p.run_id = r.ocr_run_id
+    join public.ocr_pages as p on p.run_id = r.ocr_run_id and p.shell_file_id = job.shell_file_id
     order by p.page
 $$;
 
@@ -67,6 +67,7 @@ $$;
 alter table public.ai_pass_results enable row level security;
 create policy read_accessible on public.ai_pass_results for select to authenticated
 using (patient_id in (select chartloom.accessible_profiles('read')));
+revoke all on public.ai_pass_results from anon, authenticated, service_role;
 grant select on public.ai_pass_results to authenticated, service_role;
 
 grant execute on function chartloom.read_pages(bigint, uuid), chartloom.save_ai_pass(bigint, uuid, text, jsonb)

@@ -103,6 +103,11 @@ declare
     v_count integer;
     v_total integer := 0;
 begin
+    -- One run of a document writes at a time, and only the one that is current.
+    perform from public.shell_files where id = v_job.shell_file_id and current_run_id = v_run_id for no key update;
+    if not found then
+        raise exception 'run % of the document is not its current one', v_run_id using errcode = 'CL002';
+    end if;
     update public.patient_clinical_events set superseded_at = v_now, superseded_by_run_id = v_run_id
     where shell_file_id = v_job.shell_file_id and run_id <> v_run_id and superseded_at is null;
     get diagnostics v_count = row_count;
@@ -207,6 +212,8 @@ using (patient_id in (select chartloom.accessible_profiles('read')));
 create policy read_accessible on public.healthcare_timeline_events for select to authenticated
 using (patient_id in (select chartloom.accessible_profiles('read')));
 
+revoke all on public.patient_clinical_events, public.patient_observations, public.patient_interventions,
+public.clinical_narratives, public.healthcare_timeline_events from anon, authenticated, service_role;
 grant select on public.patient_clinical_events, public.patient_observations, public.patient_interventions,
 public.clinical_narratives, public.healthcare_timeline_events to authenticated, service_role;
 

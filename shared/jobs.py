@@ -51,8 +51,8 @@ async def heartbeat_jobs(
     jobs: Sequence[ClaimedJob],
     lease_seconds: int,
     details: dict[str, Any],
-) -> dict[int, str]:
-    """Renews every lease in one statement. Says of each job: held, lost, cancelled or overdue."""
+) -> dict[UUID, str]:
+    """Renews every lease in one statement. Says of each lease token: held, lost, cancelled or overdue."""
     rows = await connection.fetch(
         "select * from chartloom.heartbeat_jobs($1, $2, $3, $4, $5, $6, $7)",
         worker_id,
@@ -63,7 +63,7 @@ async def heartbeat_jobs(
         lease_seconds,
         details,
     )
-    return {row["job_id"]: row["state"] for row in rows}
+    return {row["lease_token"]: row["state"] for row in rows}
 
 
 async def complete_job(

@@ -52,21 +52,33 @@ class Listener:
         """Ends a sleep from within the process."""
         self._woken.set()
 
+    def wake(self) -> None:
+        """What a notification does: the gate is shut, since whoever notified took us off the list."""
+        self._gate_open = False
+        self._woken.set()
+
     async def open_gate(self) -> bool:
         """Asks to be woken. True if the gate was shut: then look once more before sleeping."""
         if self._gate_open or self._proved_at is None:
             return False
-        self._woken.clear()
-        with suppress_instrumentation():
-            await self._pool.execute("select chartloom.fall_asleep($1, $2)", self.channel, self._topics)
+        # Before the statement, not after: the wake-up may come while its answer is still on the way.
         self._gate_open = True
+        try:
+            with suppress_instrumentation():
+                await self._pool.execute("select chartloom.fall_asleep($1, $2)", self.channel, self._topics)
+        except BaseException:
+            self._gate_open = False
+            raise
         return True
 
     async def sleep(self, seconds: float) -> None:
         """Until woken, or for about so long (jittered, so that processes started together drift apart)."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(seconds * random.uniform(0.75, 1.25)):  # noqa: S311
                 await self._woken.wait()
+        except TimeoutError:
+            # Nobody woke us for so long: make sure that our place among the sleepers is still there.
+            self._gate_open = False
         self._woken.clear()
 
     async def run(self) -> None:
@@ -105,8 +117,7 @@ class Listener:
                 if payload == "echo":
                     echo.set()
                 else:
-                    self._gate_open = False
-                    self._woken.set()
+                    self.wake()
 
             try:
                 connection.add_termination_listener(on_close)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -85,8 +86,9 @@ class Worker:
         self._listener = listener
         self._handlers = handlers
         self._details = dict(details)
-        self._running: dict[int, tuple[ClaimedJob, asyncio.Task[None]]] = {}
-        self._revoked: dict[int, str] = {}
+        # By lease token: after a pause this process may claim again the very job that it still works on.
+        self._running: dict[UUID, tuple[ClaimedJob, asyncio.Task[None]]] = {}
+        self._revoked: dict[UUID, str] = {}
         self._stopping = asyncio.Event()
         self._follow_ups: dict[str, str] = {}
         self._came_round_at = time.monotonic()
@@ -96,6 +98,8 @@ class Worker:
     # ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def live(self) -> str | None:
+        if self._stopping.is_set():
+            return None  # a drain has a limit of its own
         return "claim loop stalled" if time.monotonic() - self._came_round_at > STALLED_SECONDS else None
 
     def ready(self) -> str | None:
@@ -138,9 +142,10 @@ class Worker:
             return
         if await self._claim():
             return
-        if await self._listener.open_gate() and await self._claim():
+        if await self._listener.open_gate() and (self._stopping.is_set() or await self._claim()):
             return
-        await self._listener.sleep(self._settings.poll_seconds)
+        if not self._stopping.is_set():
+            await self._listener.sleep(self._settings.poll_seconds)
 
     def _room(self) -> int:
         return self._settings.worker_concurrency - len(self._running)
@@ -169,15 +174,22 @@ class Worker:
                 lease_seconds=self._settings.lease_seconds,
             )
         for job in claimed:
+            self._give_up_earlier_attempt(job)
             _in_hand.add(1, {"job_type": job.job_type})
             task = asyncio.create_task(self._attempt(job), name=f"job {job.job_id}")
-            self._running[job.job_id] = (job, task)
+            self._running[job.lease_token] = (job, task)
             task.add_done_callback(partial(self._finished, job))
         return len(claimed) == room
 
+    def _give_up_earlier_attempt(self, job: ClaimedJob) -> None:
+        for token, (other, task) in self._running.items():
+            if other.job_id == job.job_id:
+                self._revoked[token] = "lost"
+                task.cancel()
+
     def _finished(self, job: ClaimedJob, _: asyncio.Task[None]) -> None:
-        self._running.pop(job.job_id, None)
-        self._revoked.pop(job.job_id, None)
+        self._running.pop(job.lease_token, None)
+        self._revoked.pop(job.lease_token, None)
         _in_hand.add(-1, {"job_type": job.job_type})
         # The sleeping loop has room again; its gate may stay open, so nobody else would tell it.
         self._listener.nudge()
@@ -202,10 +214,10 @@ class Worker:
             except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
                 self._log.warning("heartbeat_failed", **describe_error(error))
                 states = {}
-            for job_id, state in states.items():
-                if state != "held" and job_id in self._running:
-                    self._revoked[job_id] = state
-                    self._running[job_id][1].cancel()
+            for token, state in states.items():
+                if state != "held" and token in self._running:
+                    self._revoked[token] = state
+                    self._running[token][1].cancel()
             await asyncio.sleep(self._settings.lease_seconds / 3)
 
     # ── one attempt ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,7 +358,7 @@ class Worker:
 
     async def _end_cancelled(self, job: ClaimedJob, span: Span) -> str:
         """The worker itself cancelled the attempt: its lease is gone, it is overdue, or the process must end."""
-        reason = self._revoked.get(job.job_id, "draining")
+        reason = self._revoked.get(job.lease_token, "draining")
         self._log.warning("job_given_up", code=reason)
         if reason == "draining":
             return await self._settle(job, lambda: self._release(job))

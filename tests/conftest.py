@@ -53,6 +53,11 @@ async def _make_template(admin_url: str) -> None:
         await inside.execute((FOLDER / "plain_postgres.sql").read_text())
         await inside.close()
         owner = await connect(Database(admin_url, TEMPLATE).url(), application_name="test")
+        # Supabase's: whatever a migration does not revoke is open to the API's roles.
+        for kind in ("tables", "functions", "sequences"):
+            await owner.execute(
+                f"alter default privileges in schema public grant all on {kind} to anon, authenticated, service_role"
+            )
         await migrate(owner)
         for role in SERVICE_ROLES:
             await owner.execute(f"alter role {role} login password '{PASSWORD}'")

@@ -20,7 +20,8 @@ LONGEST_SLEEP_SECONDS = 5.0
 SHORTEST_SLEEP_SECONDS = 0.2
 """Between two wakes by NOTIFY: under load the sweeper looks five times a second, and is not announced to in between."""
 DEPTHS_EVERY_SECONDS = 10.0
-STALLED_SECONDS = 60.0
+STALLED_SECONDS = 150.0
+"""More than a hung statement takes to time out: a database that is away is no reason to end the process."""
 
 _leases_lost = meter.create_counter("chartloom_leases_lost", description="Leases that expired, by job type.")
 
@@ -48,6 +49,8 @@ class Sweeper:
         )
 
     def live(self) -> str | None:
+        if self._stopping:
+            return None
         return "sweep loop stalled" if time.monotonic() - self._came_round_at > STALLED_SECONDS else None
 
     def ready(self) -> str | None:
@@ -80,7 +83,9 @@ class Sweeper:
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():
             await self.sweep()
-        await self._listener.sleep(await self._until_next_deadline())
+        seconds = await self._until_next_deadline()
+        if not self._stopping:
+            await self._listener.sleep(seconds)
         if not self._stopping:
             await asyncio.sleep(SHORTEST_SLEEP_SECONDS)
 

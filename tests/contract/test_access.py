@@ -154,7 +154,7 @@ async def test_a_strangers_upload_id_and_a_missing_one_get_the_same_answer(
 
 async def test_each_upload_is_audited_with_the_user_and_no_value(owner: asyncpg.Connection, patient: Patient) -> None:
     document = await upload(owner, patient.user_id, patient.profile_id)
-    rows = await owner.fetch("select * from audit_log order by id")
+    rows = await owner.fetch("select * from audit_log where table_name = 'shell_files' order by id")
     assert [(row["action"], row["table_name"], row["row_id"]) for row in rows] == [
         ("insert", "shell_files", str(document)),
         ("update", "shell_files", str(document)),
@@ -163,3 +163,86 @@ async def test_each_upload_is_audited_with_the_user_and_no_value(owner: asyncpg.
         assert row["actor_user_id"] == patient.user_id
         assert row["patient_id"] == patient.profile_id
         assert "letter" not in str(dict(row))
+
+
+API_ROLES = ("anon", "authenticated", "service_role")
+
+
+async def test_an_api_role_holds_only_what_a_migration_granted(owner: asyncpg.Connection) -> None:
+    """The test database has Supabase's default privileges: everything on every new table to every API role."""
+    held = await owner.fetch(
+        """
+        select c.relname, role, privilege
+        from pg_class as c, unnest($1::text[]) as role,
+            unnest(array['insert', 'update', 'delete', 'truncate']) as privilege
+        where c.relkind in ('r', 'p', 'v') and c.relnamespace in ('public'::regnamespace, 'chartloom'::regnamespace)
+            and has_table_privilege(role, c.oid, privilege)
+        """,
+        list(API_ROLES),
+    )
+    assert {(row["relname"], row["role"], row["privilege"]) for row in held} == {
+        (table, "service_role", privilege)
+        for table in ("user_profiles", "profile_access")
+        for privilege in ("insert", "update")
+    }
+
+
+async def test_nobody_chooses_the_id_of_a_profile(owner: asyncpg.Connection) -> None:
+    user = uuid4()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await as_user(owner, user, "insert into user_profiles (id, owner_user_id) values ($1, $2)", uuid4(), user)
+    made = "insert into user_profiles (owner_user_id, display_name) values ($1, 'Me') returning owner_user_id"
+    assert await as_user(owner, user, made, user) == user
+
+
+async def test_a_user_cannot_turn_back_the_clock_that_ends_a_grant(owner: asyncpg.Connection, patient: Patient) -> None:
+    delegate = uuid4()
+    await owner.execute(
+        "insert into profile_access (grantee_user_id, profile_id, access_level, expires_at) "
+        "values ($1, $2, 'read', now() - interval '1 day')",
+        delegate,
+        patient.profile_id,
+    )
+    async with owner.transaction():
+        await owner.execute("select set_config('chartloom.clock', '2000-01-01', true)")
+        assert await as_user(owner, delegate, "select count(*) from user_profiles") == 0
+
+
+@pytest.mark.parametrize("role", SERVICE_ROLES)
+async def test_a_service_cannot_set_the_clock(database: Database, role: str) -> None:
+    connection = await database.connect(role)
+    await connection.execute("select set_config('chartloom.clock', '2100-01-01', false)")
+    await connection.execute("select chartloom.fall_asleep('chartloom_x', array['ocr'])")
+    await connection.fetch("select * from chartloom.heartbeat_jobs('w', 'x', '0', '{}', '{}')")
+    await connection.close()
+    owner = await database.connect()
+    assert await owner.fetchval("select heartbeat_at < now() + interval '1 hour' from chartloom.workers")
+    await owner.close()
+
+
+async def test_a_channel_that_would_break_every_enqueue_is_refused(database: Database) -> None:
+    connection = await database.connect("chartloom_ocr")
+    for channel in ("x" * 64, "", "someone_elses"):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await connection.execute("select chartloom.fall_asleep($1, array['changes'])", channel)
+    await connection.close()
+
+
+async def test_what_becomes_of_a_document_is_audited_whoever_changes_it(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    job = await owner.fetchrow("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
+    await owner.execute(
+        "select chartloom.fail_job($1, $2, 'file_empty', 'Empty.', false)", job["job_id"], job["lease_token"]
+    )
+    rows = await owner.fetch("select action, table_name, actor_role, actor_user_id from audit_log order by id")
+    assert [(row["action"], row["table_name"]) for row in rows] == [
+        ("insert", "user_profiles"),
+        ("insert", "shell_files"),
+        ("update", "shell_files"),
+        ("update", "shell_files"),
+        ("update", "shell_files"),
+    ]
+    assert [row["actor_user_id"] for row in rows[1:3]] == [patient.user_id] * 2
+    assert {row["actor_role"] for row in rows[3:]} == {"chartloom_owner"}

@@ -29,7 +29,7 @@ async def move_clock(owner: asyncpg.Connection, interval: str) -> None:
 
 
 async def status(owner: asyncpg.Connection, job_id: int) -> str:
-    value: str = await owner.fetchval("select status from chartloom.job_queue where id = $1", job_id)
+    value: str = await owner.fetchval("select status from chartloom.job_history where id = $1", job_id)
     return value
 
 
@@ -103,9 +103,9 @@ async def test_the_next_job_is_there_if_and_only_if_the_completion_committed(
     transaction = owner.transaction()
     await transaction.start()
     await owner.execute("select chartloom.complete_job($1, $2)", job["job_id"], job["lease_token"])
-    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 2
+    assert await owner.fetchval("select count(*) from chartloom.job_history") == 2
     await transaction.rollback()
-    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 1
+    assert await owner.fetchval("select count(*) from chartloom.job_history") == 1
     assert await status(owner, job["job_id"]) == "processing"
 
 
@@ -167,7 +167,7 @@ async def test_handing_back_spends_no_attempt(owner: asyncpg.Connection) -> None
 
 async def test_a_file_that_kills_its_workers_does_not_loop(owner: asyncpg.Connection) -> None:
     job_id = await enqueue(owner)
-    limit = await owner.fetchval("select max_lease_losses from chartloom.job_queue")
+    limit = await owner.fetchval("select max_lease_losses from chartloom.job_types where job_type = 'ocr'")
     for lost in range(limit + 1):
         assert (await owner.fetchrow(CLAIM, f"victim-{lost}"))["attempt"] == 1
         await move_clock(owner, "61 seconds")
@@ -238,6 +238,131 @@ async def test_two_sweepers_share_the_work_and_double_nothing(database: Database
 async def test_a_completed_upload_told_twice_is_one_run(owner: asyncpg.Connection, patient: Patient) -> None:
     first: UUID = await upload(owner, patient.user_id, patient.profile_id)
     assert await upload(owner, patient.user_id, patient.profile_id) == first
-    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 1
+    assert await owner.fetchval("select count(*) from chartloom.job_history") == 1
     other = await upload(owner, patient.user_id, patient.profile_id, b"another")
     assert other != first
+
+
+async def test_cancelling_reaches_the_job_that_comes_to_be_meanwhile(
+    database: Database, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    job = await owner.fetchrow(CLAIM, "worker")
+    completing = owner.transaction()
+    await completing.start()
+    await owner.execute("select chartloom.complete_job($1, $2)", job["job_id"], job["lease_token"])
+    canceller = await database.connect()
+    pid = canceller.get_server_pid()
+    cancelling = asyncio.create_task(canceller.fetchval("select chartloom.cancel_document_jobs($1)", document))
+    watcher = await database.connect()
+    async with asyncio.timeout(10):
+        while not await watcher.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid):
+            await asyncio.sleep(0.01)
+    await completing.commit()
+    assert await cancelling == 1
+    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 0
+    assert await owner.fetchval("select status from shell_files") == "cancelled"
+    await canceller.close()
+    await watcher.close()
+
+
+async def test_an_earlier_run_cannot_come_back_and_write_over_the_current_one(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    first = await owner.fetchrow(CLAIM, "worker")
+    await owner.execute(
+        "select chartloom.fail_job($1, $2, 'file_corrupt', 'Broken.', false)", first["job_id"], first["lease_token"]
+    )
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    assert await owner.fetch("select chartloom.redrive_jobs(array[$1]::bigint[])", first["job_id"]) == []
+    second = await owner.fetchrow(CLAIM, "worker")
+    assert second["payload"]["run_id"] != first["payload"]["run_id"]
+    assert await owner.fetchrow(CLAIM, "worker") is None
+    await owner.execute("update shell_files set current_run_id = gen_random_uuid() where id = $1", document)
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await owner.execute("select chartloom.persist_findings($1, $2, '{}')", second["job_id"], second["lease_token"])
+    assert refused.value.sqlstate == "CL002"
+
+
+async def test_many_completions_at_once_are_each_judged_by_their_own_lease(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    for _ in range(3):
+        await enqueue(owner)
+    jobs = await owner.fetch("select * from chartloom.claim_jobs('w', array['ocr'], 10)")
+    ids = [row["job_id"] for row in jobs]
+    tokens = [row["lease_token"] for row in jobs]
+    tokens[1] = uuid4()
+    results = [{"number": number} for number in range(4)]
+    refused = await owner.fetch("select * from chartloom.complete_jobs($1, $2, $3)", ids, tokens, results)
+    assert [(row["job_id"], row["state"]) for row in refused] == [(ids[1], "lost")]
+    archived = await owner.fetch("select id, result from chartloom.job_archive order by id")
+    assert [(row["id"], row["result"]) for row in archived] == [
+        (job_id, results[place]) for place, job_id in enumerate(ids) if place != 1
+    ]
+    assert await status(owner, ids[1]) == "processing"
+    # The document among them went on to its next step.
+    assert await owner.fetchval("select count(*) from chartloom.job_queue where job_type = 'ai_detect'") == 1
+
+
+async def test_the_join_is_enqueued_once_when_the_last_children_finish_together(
+    database: Database, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    await owner.execute(
+        "insert into chartloom.job_types (job_type, job_category, worker_role, payload_schema) "
+        "values ('child', 'fast', 'chartloom_ocr', '{\"part\": \"integer\"}')"
+    )
+    parent = await owner.fetchrow(CLAIM, "worker")
+    children = await owner.fetch(
+        "select chartloom.fan_out_job($1, $2, 'child', $3, 'ai_detect')",
+        parent["job_id"],
+        parent["lease_token"],
+        [{"part": number} for number in range(40)],
+    )
+    assert len(children) == 40
+    connections = [await database.connect() for _ in range(5)]
+
+    async def work(connection: asyncpg.Connection, name: str) -> None:
+        while rows := await connection.fetch("select * from chartloom.claim_jobs($1, array['child'], 3)", name):
+            for row in rows:
+                await connection.execute("select chartloom.complete_job($1, $2)", row["job_id"], row["lease_token"])
+
+    await asyncio.gather(*(work(connection, f"w{number}") for number, connection in enumerate(connections)))
+    for connection in connections:
+        await connection.close()
+    joins = await owner.fetch("select payload from chartloom.job_queue")
+    assert [row["payload"] for row in joins] == [parent["payload"]]
+
+
+async def test_a_type_with_caps_runs_no_more_than_they_allow(owner: asyncpg.Connection) -> None:
+    await owner.execute(
+        "update chartloom.job_types set max_processing = 5, max_processing_per_key = 2 where job_type = 'ocr'"
+    )
+    for number in range(12):
+        await enqueue(owner, fairness_key=f"patient-{number % 3}")
+    for _ in range(4):
+        await enqueue(owner, fairness_key="heavy")
+    claim = "select * from chartloom.claim_jobs('w', array['ocr'], 100)"
+    first = await owner.fetch(claim)
+    assert len(first) == 5
+    keys = await owner.fetch(
+        "select count(*) as live from chartloom.job_queue where status = 'processing' group by fairness_key"
+    )
+    assert max(row["live"] for row in keys) <= 2
+    assert await owner.fetch(claim) == []
+    await owner.execute("select chartloom.complete_job($1, $2)", first[0]["job_id"], first[0]["lease_token"])
+    assert len(await owner.fetch(claim)) == 1
+    # A dead worker's place is free when its lease ends, swept or not.
+    await owner.execute("update chartloom.job_queue set lease_expires_at = now() where status = 'processing'")
+    assert len(await owner.fetch(claim)) == 5
+
+
+async def test_a_job_that_is_put_off_for_ever_ends(owner: asyncpg.Connection) -> None:
+    job_id = await enqueue(owner)
+    await owner.execute("update chartloom.job_queue set created_at = now() - interval '25 hours'")
+    job = await owner.fetchrow(CLAIM, "worker")
+    await owner.execute("select chartloom.release_job($1, $2, 30, 'busy', 'later')", job_id, job["lease_token"])
+    assert await status(owner, job_id) == "dead_letter"

@@ -133,3 +133,40 @@ async def test_a_documents_job_is_its_patients_in_the_queue(owner: asyncpg.Conne
     row = await owner.fetchrow("select * from chartloom.job_queue")
     assert (row["shell_file_id"], row["patient_id"]) == (document, patient.profile_id)
     assert row["fairness_key"] == str(patient.profile_id)
+
+
+async def test_a_run_of_another_document_is_refused(owner: asyncpg.Connection, patient: Patient) -> None:
+    first = await upload(owner, patient.user_id, patient.profile_id)
+    second = await upload(owner, patient.user_id, patient.profile_id, b"another")
+    foreign = await owner.fetchval("select current_run_id from shell_files where id = $1", second)
+    with pytest.raises(asyncpg.PostgresError, match="run_id") as refused:
+        await owner.fetchval(ENQUEUE, "ai_detect", "ai", {"shell_file_id": str(first), "run_id": str(foreign)})
+    assert refused.value.sqlstate == "CL007"
+
+
+async def test_a_job_that_was_committed_late_is_found_although_the_queue_moved_on(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    late = await database.connect()
+    held = late.transaction()
+    await held.start()
+    job_id = await late.fetchval("select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}')")
+    for _ in range(30):
+        await owner.execute(
+            "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_fairness_key => 'busy')"
+        )
+    claim = "select job_id from chartloom.claim_jobs('w', array['ocr'], 50)"
+    assert len(await owner.fetch(claim)) == 30
+    await owner.execute("update chartloom.queue_heads set head_tag = 1000, scanned_at = now()")
+    await held.commit()
+    await owner.execute("select set_config('chartloom.clock', (clock_timestamp() + interval '2 seconds')::text, false)")
+    assert await owner.fetchval(claim) == job_id
+    await late.close()
+
+
+async def test_a_trace_context_of_zeros_is_none(owner: asyncpg.Connection) -> None:
+    zeros = f"00-{'0' * 32}-{'1' * 16}-01"
+    with pytest.raises(asyncpg.PostgresError, match="traceparent"):
+        await owner.fetchval(
+            "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_traceparent => $1)", zeros
+        )

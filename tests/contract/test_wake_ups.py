@@ -40,7 +40,9 @@ class Ear:
 
 @pytest.fixture
 async def ears(database: Database) -> AsyncIterator[list[Ear]]:
-    made = [await Ear(await database.connect("chartloom_ocr"), f"ear_{number}").listen() for number in range(3)]
+    made = [
+        await Ear(await database.connect("chartloom_ocr"), f"chartloom_ear_{number}").listen() for number in range(3)
+    ]
     yield made
     for ear in made:
         await ear.connection.close()
@@ -95,8 +97,8 @@ async def test_a_rolled_back_job_wakes_nobody_and_leaves_the_gate_open(
 
 async def test_a_notification_carries_nothing(owner: asyncpg.Connection, ears: list[Ear]) -> None:
     payloads: list[str] = []
-    await ears[0].connection.add_listener("bare", lambda *args: payloads.append(args[3]))
-    await ears[0].connection.execute("select chartloom.fall_asleep('bare', array['ocr'])")
+    await ears[0].connection.add_listener("chartloom_bare", lambda *args: payloads.append(args[3]))
+    await ears[0].connection.execute("select chartloom.fall_asleep('chartloom_bare', array['ocr'])")
     await owner.execute(ENQUEUE)
     await ears[0].hears()
     assert payloads == [""]

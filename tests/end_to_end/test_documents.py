@@ -1,13 +1,17 @@
 """Documents in, findings out: each tied to its page, its words and its boxes."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from cli.deployment import open_deployment
+from shared.database import connect
 from tests.conftest import REPOSITORY, SHARED_DATA
 from tests.end_to_end.conftest import SAMPLES, chartloom, process
 
@@ -160,3 +164,31 @@ def test_a_service_without_its_settings_names_the_variable(service: str) -> None
     )
     assert done.returncode == 78
     assert "DATABASE_URL" in done.stderr
+
+
+async def test_looking_at_a_database_does_not_migrate_it(
+    postgres_admin_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "looked_at"
+    admin = await connect(postgres_admin_url, application_name="test")
+    await admin.execute(f"create database {name}")
+    monkeypatch.setenv("CHARTLOOM_HOME", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", urlsplit(postgres_admin_url)._replace(path=f"/{name}").geturl())
+    for arguments in (["status"], ["jobs"], ["contract-check"]):
+        done = await asyncio.to_thread(chartloom, *arguments)
+        assert done.returncode == 2
+        assert "chartloom migrate" in done.stderr
+    doctor = await asyncio.to_thread(chartloom, "doctor")
+    assert "to apply: chartloom migrate" in doctor.stdout
+    assert (await asyncio.to_thread(chartloom, "migrate")).returncode == 0
+    assert (await asyncio.to_thread(chartloom, "contract-check")).returncode == 0
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+async def test_a_first_start_that_was_killed_half_way_is_finished_by_the_next(home: Path) -> None:
+    async with open_deployment() as deployment, deployment.owner() as connection:
+        await connection.execute("alter role chartloom_ocr nologin")
+    async with open_deployment() as deployment:
+        signed_in = await connect(deployment.service_urls["ocr"], application_name="test")
+        await signed_in.close()

@@ -110,7 +110,7 @@ async def cut_connections(database: Database) -> None:
     await admin.close()
 
 
-JOB_IS = "(select status from chartloom.job_queue where job_type = 'ocr') = $1"
+JOB_IS = "(select status from chartloom.job_history where job_type = 'ocr') = $1"
 ASLEEP = "exists (select from chartloom.sleepers where topic = 'ocr')"
 
 
@@ -121,7 +121,7 @@ async def test_a_job_is_done_and_hands_over_to_the_next_step(
     harness = await start()
     await until(owner, JOB_IS, "completed")
     assert harness.stored == ["done"]
-    assert await owner.fetchval("select result from chartloom.job_queue where job_type = 'ocr'") == {"said": "done"}
+    assert await owner.fetchval("select result from chartloom.job_history where job_type = 'ocr'") == {"said": "done"}
     assert await owner.fetchval("select status from chartloom.job_queue where job_type = 'ai_detect'") == "pending"
 
 
@@ -300,7 +300,7 @@ async def test_no_more_than_the_allowed_number_runs_at_once(
     for number in range(12):
         await upload(owner, patient.user_id, patient.profile_id, f"file {number}".encode())
     await start(count, worker_concurrency=3)
-    await until(owner, "count(*) = 12 from chartloom.job_queue where job_type = 'ocr' and status = 'completed'")
+    await until(owner, "count(*) = 12 from chartloom.job_history where job_type = 'ocr' and status = 'completed'")
     assert most == 3
 
 
@@ -315,3 +315,84 @@ async def test_a_cancel_in_the_moment_of_waking_is_not_lost(database: Database) 
     with pytest.raises(asyncio.CancelledError):
         await sleeping
     await pool.close()
+
+
+async def test_a_wake_up_that_comes_before_the_answer_of_falling_asleep_is_not_lost(database: Database) -> None:
+    pool = await open_pool(database.url("chartloom_ocr"), size=2, application_name="under test")
+    url = database.url("chartloom_ocr")
+    listener = Listener(listen_url=url, pool=pool, topics=["ocr"], application_name="under test")
+
+    class WokenWhileFallingAsleep:
+        async def execute(self, *_: object) -> None:
+            listener.wake()
+
+    running = asyncio.create_task(listener.run())
+    async with asyncio.timeout(10):
+        while listener.mode != "notify":
+            await asyncio.sleep(0.01)
+    await listener.sleep(0.1)
+    listener._pool = WokenWhileFallingAsleep()  # type: ignore[assignment]
+    assert await listener.open_gate()
+    listener._pool = pool
+    # The gate counts as shut, so it is opened again; and the sleep ends at once.
+    assert await listener.open_gate()
+    async with asyncio.timeout(5):
+        await listener.sleep(60)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await pool.close()
+
+
+async def test_a_worker_that_gets_its_own_lost_job_again_gives_up_the_old_attempt(
+    start: Start, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    begun: list[int] = []
+    ended: list[str] = []
+    go_on = asyncio.Event()
+
+    async def work(job: ClaimedJob) -> str:
+        begun.append(job.job_id)
+        try:
+            if len(begun) == 1:
+                await asyncio.Event().wait()
+            await go_on.wait()
+        except asyncio.CancelledError:
+            ended.append("given up")
+            raise
+        return "second attempt"
+
+    await upload(owner, patient.user_id, patient.profile_id)
+    harness = await start(work, worker_concurrency=2, lease_seconds=3, poll_seconds=0.2)
+    async with asyncio.timeout(10):
+        while len(begun) < 1:
+            await asyncio.sleep(0.01)
+    await owner.execute("update chartloom.job_queue set lease_expires_at = now() - interval '1 second'")
+    await owner.execute("select * from chartloom.sweep_expired_leases()")
+    async with asyncio.timeout(10):
+        while len(begun) < 2 or not ended:
+            await asyncio.sleep(0.01)
+    # Two heartbeats later the new attempt is still held.
+    token = await owner.fetchval("select lease_token from chartloom.job_queue")
+    beat = await owner.fetchval("select heartbeat_at from chartloom.job_queue")
+    await until(owner, "(select heartbeat_at from chartloom.job_queue) > $1", beat)
+    assert await owner.fetchval("select lease_token from chartloom.job_queue") == token
+    go_on.set()
+    await until(owner, JOB_IS, "completed")
+    assert harness.stored == ["second attempt"]
+    assert await owner.fetchval("select lease_losses from chartloom.job_history where job_type = 'ocr'") == 1
+
+
+async def test_a_stop_in_the_middle_of_a_claim_is_not_slept_through(start: Start) -> None:
+    harness = await start(poll_seconds=60)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await harness.stop()
+
+
+async def test_a_long_drain_is_no_stalled_loop(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = await start()
+    monkeypatch.setattr("shared.worker.STALLED_SECONDS", -1.0)
+    assert harness.worker.live() == "claim loop stalled"
+    harness.worker.stop()
+    assert harness.worker.live() is None

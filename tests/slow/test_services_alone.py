@@ -73,7 +73,7 @@ async def test_a_service_alone(service: str, tmp_path: Path, database: Database,
     )
     try:
         done = (
-            "select not exists (select from chartloom.job_queue where status <> 'completed')"
+            "select not exists (select from chartloom.job_history where status <> 'completed')"
             if service != "sweeper"
             else "select exists (select from chartloom.processing_errors where code = 'lease_expired')"
         )
