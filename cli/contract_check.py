@@ -47,7 +47,7 @@ async def _check_type(connection: asyncpg.Connection, job_type: str, category: s
         connection, worker_id="contract-check", service="contract-check", version="0", jobs=[job],
         lease_seconds=60, details={},
     )  # fmt: skip
-    if states != {job_id: "held"}:
+    if states != {job.lease_token: "held"}:
         return "the heartbeat did not find the lease held"
     await jobs.complete_job(connection, job, result=None, traceparent=None)
     status = await connection.fetchval("select status from chartloom.job_history where id = $1", job_id)
