@@ -18,13 +18,23 @@ _NUMERALS = {
 } | {"a": 1, "an": 1}
 _COUNT = rf"(?:\d{{1,3}}|{'|'.join(_NUMERALS)})"
 
+_ANY_YEAR = rf"(?:(?:19|20)\d\d|\d\d(?!\s+{_MONTH}\b))"
+"""Two digits are no year where a month follows: "2 Sep 12 Sep" are two days."""
 _ISO = re.compile(r"\b(?P<y>(?:19|20)\d\d)[-/](?P<m>\d\d?)[-/](?P<d>\d\d?)\b")
 _DAY_MONTH = re.compile(
-    rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?[\s-]+(?:of\s+)?(?P<month>{_MONTH})\.?,?[\s-]+(?P<y>(?:19|20)\d\d|\d\d)\b", re.I
+    rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?[\s-]+(?:of\s+)?(?P<month>{_MONTH})\.?,?[\s-]+(?P<y>{_ANY_YEAR})\b", re.I
 )
 _MONTH_DAY = re.compile(rf"\b(?P<month>{_MONTH})\.?\s+(?P<d>\d\d?)(?:st|nd|rd|th)?,?\s+(?P<y>(?:19|20)\d\d)\b", re.I)
 _MONTH_YEAR = re.compile(rf"\b(?P<month>{_MONTH})\.?,?[\s-]+(?:of\s+)?(?P<y>(?:19|20)\d\d)\b", re.I)
 _NUMERIC = re.compile(r"\b(?P<a>\d\d?)(?P<sep>[/.-])(?P<b>\d\d?)(?P=sep)(?P<y>(?:19|20)\d\d|\d\d)\b")
+# "2 Sep", "September 5": the year is the document's. "may" and "mar" are words too where they are not capitalised.
+_MONTH_NAME = r"(?-i:(?=[A-Z]))" + _MONTH
+_NO_YEAR = re.compile(
+    rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{_MONTH_NAME})\b(?!\.?,?[\s-]+{_ANY_YEAR}\b)"
+    rf"|\b(?P<month2>{_MONTH_NAME})\s+(?P<d2>\d\d?)(?:st|nd|rd|th)?\b(?![./:,]?\d)",
+    re.I,
+)
+_CLOCK = re.compile(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?\b")
 _YEAR = re.compile(
     r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))",
@@ -39,17 +49,18 @@ _LATER = re.compile(
 _DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
 # "twice a day" is a frequency and "in 6 weeks" a date to come: neither lasts.
 _LASTING = re.compile(
-    rf"(?<!\bin )(?<!times )\b(?P<n>(?!an?\b){_COUNT})[\s-]+(?P<unit>hour|day|week|month|year)s?\b", re.I
+    rf"(?<!\bin )(?<!\bevery )(?<!times )\b(?P<n>(?!an?\b){_COUNT})[\s-]+(?P<unit>hour|day|week|month|year)s?\b", re.I
 )
 _BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
 _OWN_DATE = re.compile(
     r"(?:\b(?:date of (?:report|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
     r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic)"
-    r"(?: date)?|(?:collected|reported|printed)(?: on)?|date))\s*:?\s*$",
+    r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
+    r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
     re.I,
 )
 _PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
-_ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _YEAR)
+_ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
 _RELATIVE = (_AGO, _LATER, _DEIXIS, _LASTING)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
@@ -76,6 +87,22 @@ def find(text: str) -> list[tuple[int, int]]:
         if not kept or span[0] >= kept[-1][1]:
             kept.append(span)
     return kept
+
+
+def within(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The date or time of day that [start, end) is part of: the 4 of "X-ray 04/02/2025" is no value."""
+    # A date may wrap: "on 4\nFebruary 2025".
+    low, high = max(start - 30, 0), min(end + 30, len(text))
+    for pattern in (*_ABSOLUTE, _CLOCK):
+        for match in pattern.finditer(text, low, high):
+            if match.start() < end and start < match.end():
+                return match.span()
+    return None
+
+
+def lasts(text: str) -> bool:
+    """Whether a time says for how long, not when."""
+    return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS))
 
 
 def calendar(texts: Iterable[str]) -> Calendar:
@@ -113,7 +140,18 @@ def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | Non
 
 def resolve(text: str, known: Calendar) -> str | None:
     """The ISO date, month, year or duration (``P5D``) that ``text`` names in a document with this calendar."""
-    return _absolute(text, known.day_first) or _relative(text, known)
+    return _absolute(text, known.day_first) or _without_year(text, known.own) or _relative(text, known)
+
+
+def _without_year(text: str, own: str | None) -> str | None:
+    """A day and month in the year that brings it nearest to the document's own date."""
+    match = _NO_YEAR.search(text)
+    if match is None or own is None:
+        return None
+    anchor = date.fromisoformat(own)
+    month, day = _month(match["month"] or match["month2"]), int(match["d"] or match["d2"])
+    candidates = [iso for year in (-1, 0, 1) if (iso := _iso(anchor.year + year, month, day))]
+    return min(candidates, key=lambda iso: abs((date.fromisoformat(iso) - anchor).days), default=None)
 
 
 def _relative(text: str, known: Calendar) -> str | None:

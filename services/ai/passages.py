@@ -10,9 +10,9 @@ SMALLEST = 400
 """Characters below which a passage is not halved any more: its answer can't honestly be too long."""
 
 
-def split(page: Page, window: int) -> list[Passage]:
+def split(page: Page, window: int, role: str = "other") -> list[Passage]:
     """Passages of at most ``window`` characters that cover the page's text; none for a blank page."""
-    return _cut(Passage(page=page.page, start=0, text=page.text), window) if page.text.strip() else []
+    return _cut(Passage(page=page.page, start=0, text=page.text, role=role), window) if page.text.strip() else []
 
 
 def halve(passage: Passage) -> list[Passage]:
@@ -33,7 +33,8 @@ def _cut(passage: Passage, window: int) -> list[Passage]:
                 if edge >= 0:
                     end = edge + 1
                     break
-        pieces.append(Passage(page=passage.page, start=passage.start + start, text=text[start:end]))
+        role = "other" if start else passage.role
+        pieces.append(Passage(page=passage.page, start=passage.start + start, text=text[start:end], role=role))
         if end == len(text):
             break
         overlap = min(OVERLAP, window // 4)

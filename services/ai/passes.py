@@ -20,8 +20,8 @@ from shared.contract.findings import (
 )
 from shared.contract.pages import Page
 
-from . import claims, dates, grounding, timeline, units
-from .local import terminology
+from . import claims, dates, dosing, grounding, timeline, units
+from .local import sections, terminology
 from .passages import halve, split
 from .providers import OutputTruncatedError, Provider, Task, summed
 from .wire import (
@@ -46,19 +46,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in KIND_OF_LABEL.values()}
+_FORMS: dict[AttributeName, Callable[[str], str | float | None]] = {
+    "value": units.number,
+    "unit": units.ucum,
+    "dose": dosing.dose,
+    "frequency": dosing.frequency,
+    "route": dosing.route,
+}
 _AT_ONCE = 4
 """Questions of one job under way together. Forty pages use forty workers; one job must not use up the rate limit."""
 _CHARACTERS_A_TARGET = 100
 """Of a provider's window, for each finding in one question of pass 2: 60 in a window of 6,000, 5,000 tokens out."""
 _FACTS = 150
-"""Facts in one question of pass 3."""
+"""Facts in one question of pass 3, and more where the window is larger: what is told twice should meet itself."""
 
 
 async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
     """Pass 1: what stands on the pages. What cannot be found there is rejected, with the reason."""
     # In a thread: loading takes 0.2 s, compiling, where no install step did it, 4 s of the worker's heartbeat.
     await asyncio.to_thread(terminology.load)
-    passages = [passage for page in pages for passage in split(page, provider.window)]
+    roles = _open_roles(pages)
+    passages = [passage for page in pages for passage in split(page, provider.window, roles[page.page])]
     answers = await _each(passages, lambda passage: _mentions(passage, provider))
     by_number = {page.page: page for page in pages}
     findings: list[Finding] = []
@@ -89,7 +97,12 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
     """Pass 2: does it hold, for whom, when, how much. What the answer leaves out stays affirmed and bare."""
     by_number = {page.page: page for page in pages}
     known = dates.calendar(page.text for page in pages)
-    questions = [inputs for page in pages for inputs in _questions(page, detection.findings, provider.window)]
+    roles = _open_roles(pages)
+    questions = [
+        inputs
+        for page in pages
+        for inputs in _questions(page, detection.findings, window=provider.window, role=roles[page.page])
+    ]
     answers = await _each(questions, lambda inputs: _understandings(inputs, provider))
     usages = [usage for parts in answers for _, _, usage in parts]
     understood = {answer.id: (answer, passage) for parts in answers for passage, found, _ in parts for answer in found}
@@ -128,9 +141,10 @@ async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
     await asyncio.to_thread(terminology.load)
     entities = {entity.id: entity for entity in enrichment.entities}
     facts = [_fact(entity) for entity in enrichment.entities]
+    at_once = max(_FACTS, provider.window // _CHARACTERS_A_TARGET)
     questions = [
-        NarrateInputs(document_date=enrichment.document_date, facts=facts[first : first + _FACTS])
-        for first in range(0, len(facts), _FACTS)
+        NarrateInputs(document_date=enrichment.document_date, facts=facts[first : first + at_once])
+        for first in range(0, len(facts), at_once)
     ]
     answers = await _each(questions, lambda inputs: _claims(inputs, provider))
     sentences = [claim for parts in answers for found, _ in parts for claim in found]
@@ -209,9 +223,18 @@ def _finding(
     )
 
 
-def _questions(page: Page, findings: Sequence[Finding], window: int) -> list[EnrichInputs]:
+def _open_roles(pages: Sequence[Page]) -> dict[int, str]:
+    """The section that is open where each page begins."""
+    roles, role = {}, "other"
+    for page in pages:
+        roles[page.page] = role
+        role = sections.open_role(page.text, role)
+    return roles
+
+
+def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: str) -> list[EnrichInputs]:
     """Each finding of the page once, in the passage in which it lies deepest, a bounded number in a question."""
-    passages = split(page, window)
+    passages = split(page, window, role)
     homes: dict[Passage, list[Target]] = {}
     for finding in findings:
         if finding.source.page != page.page:
@@ -264,13 +287,10 @@ def _attribute(name: AttributeName, source: Source, known: dates.Calendar) -> At
 
 def _normalised(name: AttributeName, text: str, known: dates.Calendar) -> str | float | None:
     """Normal forms are computed here from the page's words, never taken from a provider."""
-    if name == "value":
-        return units.number(text)
-    if name == "unit":
-        return units.ucum(text)
     if name == "time":
         return dates.resolve(text, known)
-    return None
+    form = _FORMS.get(name)
+    return form(text) if form else None
 
 
 def _missing(detail: Detail, finding: Finding) -> RejectedFinding:

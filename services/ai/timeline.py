@@ -3,7 +3,11 @@
 import re
 from collections.abc import Iterable
 
-from shared.contract.findings import Entity, TimelineEntry
+from shared.contract.findings import AttributeName, Entity, TimelineEntry
+
+from .local import terminology
+from .local.sections import rules
+from .merging import merged
 
 _DATE = re.compile(r"\d{4}(?:-\d\d){0,2}")
 _DATED_BY_DOCUMENT = frozenset({"test", "vital_sign"})
@@ -23,21 +27,44 @@ def when(entity: Entity, document_date: str | None) -> str | None:
 
 def title(entity: Entity) -> str:
     """An entity in a line: its words with value, unit and dose."""
-    details = [entity.attributes[name].text for name in ("value", "unit", "dose") if name in entity.attributes]
+    names: list[AttributeName] = ["value", "unit", "dose"]
+    if entity.text.lower() in rules("attributes")["adjectives"]:
+        names.insert(0, "site")  # "dilated left atrium"
+    details = [entity.attributes[name].text for name in names if name in entity.attributes]
     words = " ".join([" ".join(entity.text.split()), *details])
     return f"{_PREFIX.get(entity.assertion, '')}{words}"
 
 
 def entries(entities: Iterable[Entity], document_date: str | None) -> tuple[TimelineEntry, ...]:
-    """The patient's own findings that hold, by date; mentions of the same on the same day are one entry."""
-    grouped: dict[tuple[str | None, str, str], list[Entity]] = {}
-    for entity in entities:
-        if entity.subject != "patient" or entity.assertion == "negated" or entity.kind == "context":
-            continue
-        key = (when(entity, document_date), entity.assertion, title(entity).casefold())
-        grouped.setdefault(key, []).append(entity)
-    ordered = sorted(grouped.items(), key=lambda group: (group[0][0] is None, group[0][0] or ""))
-    return tuple(
-        TimelineEntry(date=date, title=title(same[0]), entity_ids=tuple(entity.id for entity in same))
-        for (date, _, _), same in ordered
+    """The patient's own findings that hold, by date; mentions of the same are one entry, unless on different days."""
+    told = [entity for entity in entities if _told(entity, document_date)]
+    groups = merged(
+        told,
+        lambda entity: (entity.assertion, terminology.name(entity.text)),
+        lambda entity: _details(entity, document_date),
+        lends_date=lambda entity: entity.label == "medication",
     )
+    dated = [(next((day for entity in group if (day := when(entity, document_date))), None), group) for group in groups]
+    dated.sort(key=lambda entry: (entry[0] is None, entry[0] or ""))
+    return tuple(
+        TimelineEntry(date=date, title=title(group[0]), entity_ids=tuple(entity.id for entity in group))
+        for date, group in dated
+    )
+
+
+def _told(entity: Entity, document_date: str | None) -> bool:
+    if entity.subject != "patient" or entity.assertion == "negated" or entity.kind == "context":
+        return False
+    if entity.assertion == "hypothetical" and entity.label in ("disease", "symptom"):
+        return False  # a warning, not a plan
+    if entity.text.lower() in rules("attributes")["adjectives"] and "site" not in entity.attributes:
+        return False
+    return entity.label != "clinical_event" or when(entity, document_date) is not None
+
+
+def _details(entity: Entity, document_date: str | None) -> dict[str, str]:
+    shown = ("value", "unit", "dose") if entity.kind != "intervention" else ("dose",)
+    details: dict[str, str] = {
+        name: str(a.normalised or a.text) for name, a in entity.attributes.items() if name in shown
+    }
+    return {**details, "date": when(entity, document_date) or ""}

@@ -22,7 +22,10 @@ def ucum(text: str) -> str | None:
     plain = re.sub(r"\s+", "", text.lower())
     for run, written in _SUPERSCRIPT_RUNS.items():
         plain = plain.replace(run, written)
-    return _ucum().get(plain.translate(_SUPERSCRIPTS))
+    plain = plain.translate(_SUPERSCRIPTS)
+    # OCR loses the caret of "x 10^9/L". No other unit begins with these digits.
+    plain = re.sub(r"^x?10(3|6|9|12)(?=/u?l$)", r"10^\1", plain)
+    return _ucum().get(plain)
 
 
 def number(text: str) -> float | None:
@@ -40,6 +43,21 @@ def number(text: str) -> float | None:
         return float(digits.replace(",", "."))
     except ValueError:
         return None
+
+
+def outside(value: str, reference: str) -> str | None:
+    """ "low" or "high" where a plain number lies outside a printed range, else None."""
+    measured = number(value)
+    bounds = [float(bound.replace(",", ".")) for bound in re.findall(r"\d+(?:[.,]\d+)?", reference)]
+    if measured is None:
+        return None
+    if len(bounds) == 2:
+        return "low" if measured < bounds[0] else "high" if measured > bounds[1] else None
+    if len(bounds) == 1 and re.match(r"[<≤]|(?:under|below|less than|up to)\b", reference, re.I):
+        return "high" if measured > bounds[0] else None
+    if len(bounds) == 1 and re.match(r"[>≥]|(?:over|above|more than|greater than)\b", reference, re.I):
+        return "low" if measured < bounds[0] else None
+    return None
 
 
 def known_units() -> tuple[str, ...]:

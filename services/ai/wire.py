@@ -39,11 +39,15 @@ class Wire(BaseModel):
 
 
 class Passage(Wire):
-    """A piece of one page: ``page.text[start:start + len(text)] == text``."""
+    """A piece of one page: ``page.text[start:start + len(text)] == text``.
+
+    ``role`` is what the page before left open: a list of medicines that runs on. Only the local rules read it.
+    """
 
     page: int
     start: int
     text: str
+    role: str = "other"
 
 
 class Mention(Wire):

@@ -92,7 +92,7 @@ def test_the_asked_occurrence_is_taken_and_the_nearest_where_none_is_named() -> 
     near = ground.find("fever", occurrence=None, near=len(text))
     assert near is not None
     assert near.start == text.rindex("fever")
-    assert grounding.occurrence_of(text, second.start, second.end) == 2
+    assert grounding.Places(text).occurrence(second.start, second.end) == 2
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.ai import dates, passes, units
+from services.ai import dates, dosing, passes, units
 from services.ai.local import terminology
 from services.ai.providers import open_provider
 from shared.contract.findings import Enrichment, Entity, Narration
@@ -319,3 +319,195 @@ async def test_a_date_belongs_to_its_own_finding_only() -> None:
     }
     assert named(enrichment, "Influenza vaccination").kind == "intervention"
     assert enrichment.document_date is None
+
+
+def texts(enrichment: Enrichment, label: str) -> list[str]:
+    return [entity.text for entity in enrichment.entities if entity.label == label]
+
+
+async def test_a_title_is_no_scan() -> None:
+    enrichment, _ = await read("Re: Mr Reyes. MR REYES and Mr. Jones came. Us two. MR of the brain was normal.")
+    assert [entity.source.start for entity in enrichment.entities if entity.label == "imaging"] == [51]
+
+
+async def test_only_the_patients_own_work_is_an_occupation() -> None:
+    enrichment, narration = await read(
+        "Sex: Female. No fever. She works as a joiner and sees our specialist nurse.\nNurse clinic on 25 March 2025.\n"
+        "Occupation: retired teacher\n"
+    )
+    assert texts(enrichment, "occupation") == ["joiner", "retired teacher"]
+    assert named(enrichment, "Female").assertion == "affirmed"
+    assert "nurse" not in " ".join(sentence.text.lower() for sentence in narration.sentences)
+
+
+async def test_allergies_end_with_their_paragraph_and_are_substances() -> None:
+    enrichment, _ = await read(
+        "Allergies\n\nPenicillin: widespread rash (1987). Codeine: nausea. Peanuts.\n\n"
+        "Seen in the clinic\nCoarse crackles at the right base and new atrial fibrillation, and warfarin was started.\n"
+        "He has a penicillin allergy.\n"
+    )
+    assert texts(enrichment, "allergy") == ["Penicillin", "Codeine", "Peanuts", "penicillin"]
+    assert (named(enrichment, "rash").label, named(enrichment, "rash").assertion) == ("symptom", "historical")
+    assert (named(enrichment, "crackles").label, named(enrichment, "crackles").assertion) == ("symptom", "affirmed")
+    assert named(enrichment, "warfarin").label == "medication"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("Chest X-ray 04/02/2025 was done.", None),
+        ("ECG 03/09/2025", None),
+        ("CT head on 4 September 2025 at 10:20", None),
+        ("ECG on 3 September\n2025: fast.", None),
+        ("Chest X-ray on 4 February 2025 is normal.", "normal"),
+        ("Haemoglobin 2 Sep 118 g/L", "118"),
+    ],
+)
+async def test_a_number_of_a_date_is_no_value(line: str, value: str | None) -> None:
+    enrichment, _ = await read(line)
+    assert said(enrichment.entities[0]).get("value") == value
+
+
+async def test_a_score_is_not_the_test_in_its_name() -> None:
+    enrichment, _ = await read("DAS28-CRP 4.9, compared with 3.1 in October 2024. CHA2DS2-VASc score 4.")
+    assert {entity.text: said(entity) for entity in enrichment.entities} == {
+        "DAS28-CRP": {"value": "4.9"},
+        "CHA2DS2-VASc score": {"value": "4"},
+    }
+
+
+async def test_a_tube_a_birth_and_a_diagnosis_are_no_findings_of_their_own() -> None:
+    enrichment, _ = await read(
+        "Born: 5 December 1989. Serum and EDTA blood.\nMr Reyes, born 27 August 1978.\n"
+        "Gout, diagnosed in June 2021.\nAdmitted: 2 September 2025 Discharged: 9 September 2025\n"
+    )
+    assert [(e.text, e.attributes["time"].normalised) for e in enrichment.entities] == [
+        ("Gout", "2021-06"),
+        ("Admitted", "2025-09-02"),
+        ("Discharged", "2025-09-09"),
+    ]
+
+
+async def test_letterheads_and_longer_headings_are_no_findings() -> None:
+    enrichment, _ = await read(
+        "Calder Bay Pathology\nMill Lane Surgery\n\nExamination on admission\nNo rash.\n\n"
+        "Investigations and procedures\nNone.\n\nMedicines before this visit\nGout clinic, in your surgery.\n"
+    )
+    assert [entity.text for entity in enrichment.entities] == ["rash"]
+
+
+async def test_what_is_told_twice_is_told_once_with_both_sources() -> None:
+    enrichment, narration = await read(
+        "Continue methotrexate. Apixaban was started on 4 September 2025.\nCurrent medications\n"
+        "Methotrexate 20 mg by mouth once weekly\nApixaban 5 mg oral twice daily\n\nFerritin 6 ug/L.\nLow ferritin.\n"
+    )
+    spoken = [sentence.text for sentence in narration.sentences]
+    assert spoken == [
+        "Other results: ferritin 6 ug/L.",
+        "Medicines: Methotrexate 20 mg by mouth once weekly and Apixaban 5 mg oral twice daily (4 September 2025).",
+    ]
+    assert {id_ for sentence in narration.sentences for id_ in sentence.entity_ids} == {
+        entity.id for entity in enrichment.entities
+    }
+    assert [entry.title for entry in narration.timeline if "pixaban" in entry.title] == ["Apixaban 5 mg"]
+    assert next(entry.date for entry in narration.timeline if "pixaban" in entry.title) == "2025-09-04"
+
+
+async def test_a_bare_adjective_makes_no_sentence() -> None:
+    _, narration = await read("Abdomen tender. Palpable. Mildly dilated left atrium. No known drug allergies.")
+    assert [sentence.text for sentence in narration.sentences] == [
+        "Symptoms and signs described: tender abdomen and mildly dilated left atrium.",
+        "Allergies and intolerances: no known drug allergies.",
+    ]
+
+
+async def test_a_long_list_keeps_to_the_bounds_of_a_sentence() -> None:
+    rows = [f"Some rather long and winded analyte {chr(97 + n)} {n}.5 mmol/L 0 - 900" for n in range(26)]
+    _, narration = await read("Results of 4 February 2025\n" + "\n".join(rows))
+    assert len(narration.sentences) > 2
+    assert all(len(sentence.text) <= 600 for sentence in narration.sentences)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "code"),
+    [
+        ("dose", "5mg", "5 mg"),
+        ("dose", "100 micrograms", "100 ug"),
+        ("dose", "1-2 tablets", "1-2 {tbl}"),
+        ("dose", "5 mg/kg/day", "5 mg/kg/d"),
+        ("dose", "5 spoons", None),
+        ("frequency", "Twice daily", "2/d"),
+        ("frequency", "b.d.", "2/d"),
+        ("frequency", "once weekly", "1/wk"),
+        ("frequency", "every two weeks", "1/2wk"),
+        ("frequency", "q8h", "1/8h"),
+        ("frequency", "twice daily as required", "2/d as needed"),
+        ("frequency", "now and then", None),
+        ("route", "P.O.", "oral"),
+        ("route", "by mouth", "oral"),
+        ("route", "injection", None),
+    ],
+)
+def test_prescriptions_have_one_form(kind: str, text: str, code: str | None) -> None:
+    assert {"dose": dosing.dose, "frequency": dosing.frequency, "route": dosing.route}[kind](text) == code
+
+
+async def test_a_prescription_is_normalised_where_it_stands() -> None:
+    enrichment, _ = await read(
+        "Medications:\nNaproxen 500mg po bd as required\nIntravenous ceftriaxone 1 g, then by mouth"
+    )
+    assert {name: a.normalised for name, a in named(enrichment, "Naproxen").attributes.items()} == {
+        "dose": "500 mg",
+        "route": "oral",
+        "frequency": "2/d as needed",
+    }
+    assert named(enrichment, "ceftriaxone").attributes["route"].normalised == "intravenous"
+
+
+async def test_a_list_runs_on_over_the_edge_of_a_page() -> None:
+    enrichment, _ = await read(
+        "Past medical history:\nAsthma\nGout\n",
+        "Psoriasis\nMedications:\nZyxolor 5 mg daily\n",
+        "Quuxolor 5 mg daily\n",
+    )
+    assert named(enrichment, "Psoriasis").assertion == "historical"
+    assert texts(enrichment, "medication") == ["Zyxolor", "Quuxolor"]
+
+
+async def test_a_letters_end_ends_its_last_section() -> None:
+    enrichment, _ = await read("Past medical history:\nAsthma\n\nYours sincerely,\nDr A B\n", "Psoriasis\n")
+    assert named(enrichment, "Psoriasis").assertion == "affirmed"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("x 109/L", "10*9/L"), ("x 1012/L", "10*12/L"), ("109/L", "10*9/L"), ("per minute", "/min"), ("x 107/L", None)],
+)
+def test_a_lost_caret_is_found_again(text: str, code: str | None) -> None:
+    assert units.ucum(text) == code
+
+
+async def test_the_last_of_several_columns_has_its_own_date() -> None:
+    enrichment, _ = await read(
+        "Discharged: 9 September 2025\n\nBlood results\nTest 2 Sep 8 Sep Unit Reference range\n"
+        "Haemoglobin 118 121 g/L 115 - 165\neGFR 54 69 mL/min over 60\nCA 125 35 30 U/mL 0 - 35\n"
+    )
+    for words, value in (("Haemoglobin", "121"), ("eGFR", "69"), ("CA 125", "30")):
+        assert said(named(enrichment, words))["value"] == value
+        assert named(enrichment, words).attributes["time"].normalised == "2025-09-08"
+    assert said(named(enrichment, "eGFR"))["range"] == "over 60"
+
+
+async def test_what_is_excluded_stopped_or_booked_is_not_what_the_patient_has() -> None:
+    enrichment, _ = await read(
+        "Pulmonary embolism was considered and excluded by CT.\n"
+        "Stopped: aspirin 75 mg (now on apixaban); amlodipine 5 mg.\nLive vaccines must be avoided.\n"
+        "Atrial fibrillation clinic on 4 November 2025.\n"
+    )
+    assert {entity.text: entity.assertion for entity in enrichment.entities if entity.label != "imaging"} == {
+        "Pulmonary embolism": "negated",
+        "aspirin": "historical",
+        "apixaban": "affirmed",
+        "amlodipine": "historical",
+        "vaccines": "negated",
+    }

@@ -14,6 +14,10 @@ _PRESENT_HISTORY = re.compile(r"\b(?:hours?|days?|weeks?|months?|years?|long|sho
 _STANDING = frozenset({"age", "sex", "occupation", "background"})
 """True of the patient on the day of writing, whatever the sentence goes on to say."""
 _PASSING = frozenset({"event", "intervention"})
+_DONE = re.compile(r"(?<!be )(?<!not )\b(?:taken|done|performed|given|sent|completed|carried out|showed)\b", re.I)
+_LONGEST = 800
+"""Characters of a sentence on either side; a page without stops would cost the square of its length."""
+_VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
 _NO_ALLERGIES = re.compile(r"NKDA|no\s+(?:known\s+)?(?:drug\s+)?allergies", re.I)
 
 
@@ -23,7 +27,7 @@ def _compiled(kind: str, side: str) -> re.Pattern[str]:
 
 
 def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]:
-    """The sentence that holds a position."""
+    """The sentence that holds a position, as far as a cue in it may reach."""
     low, high = 0, len(edges) - 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -31,11 +35,13 @@ def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]
             low = middle
         else:
             high = middle - 1
-    return edges[low]
+    start, end = edges[low]
+    return max(start, position - _LONGEST), min(end, position + _LONGEST)
 
 
 def _before(text: str) -> str:
-    """What stands before a finding in its clause: after the last terminator."""
+    """What stands before a finding in its clause: after the last terminator. What a bracket closes, it keeps."""
+    text = re.sub(r"\([^()]*\)", lambda match: "~" * len(match.group()), text)
     ends = [match.end() for match in _compiled("terminators", "words").finditer(text)]
     return text[ends[-1] :] if ends else text
 
@@ -66,29 +72,33 @@ def assertion(
     elif _compiled("negated", "before").search(unmasked) or _negated_after(after_near, after):
         return "negated"
     return _doubt(before, after_near, label=label) or _past_or_planned(
-        before, after_near, kind=kind, label=label, role=role
+        text[start:end], before, after_near, kind=kind, label=label, role=role
     )
 
 
-def _past_or_planned(before: str, after: str, *, kind: str, label: str, role: str) -> Assertion:
+def _past_or_planned(words: str, before: str, after: str, *, kind: str, label: str, role: str) -> Assertion:
     past = _PRESENT_HISTORY.sub("", before)
     if label not in _TESTS and (
         _compiled("historical", "before").search(past) or _compiled("historical", "after").search(after)
     ):
         return "historical"
+    if role == "allergies" and label in ("symptom", "disease"):
+        return "historical"  # what the substance once did
+    if role == "plan" and label == "medication" and _VACCINE.search(words):
+        return "hypothetical"
     if role == "history" and kind in _PASSING and label != "clinical_event":
         return "historical"
-    if role == "plan" and label in (*_TESTS, "procedure", "clinical_event"):
+    if role == "plan" and label in (*_TESTS, "procedure", "clinical_event") and not _DONE.search(after):
         return "hypothetical"
     return "affirmed"
 
 
 def _negated_after(near: str, clause: str) -> bool:
+    # "cannot be excluded" is doubt, "was considered and excluded" is none.
+    if _compiled("negated", "after").search(_compiled("possible", "after").sub("~", near)):
+        return True
     if _compiled("possible", "after").search(near):
         return False
-    match = _compiled("negated", "after").search(near)
-    if match is not None:
-        return True
     # "fever: none", "chest pain - nil": a form's way, where the cue is all that follows.
     return re.fullmatch(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", clause, re.I) is not None
 

@@ -1,6 +1,7 @@
 """What is said about a finding: numbers and words next to it, before the next finding of its kind begins."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -10,7 +11,7 @@ from shared.contract.findings import AttributeName
 
 from . import rows
 from .assertion import sentence
-from .sections import one_of, rules
+from .sections import Section, at, columns, one_of, rules
 
 Found = tuple[AttributeName, int, int]
 
@@ -27,7 +28,19 @@ _DOSE = re.compile(
     re.I,
 )
 _EVERY = re.compile(
-    r"\bevery\s+\d+(?:\s?(?:-|to)\s?\d+)?\s+(?:hours?|days?|weeks?|months?)\b|\bq\d+h\b|\b\d+-hourly\b", re.I
+    r"\bevery\s+(?:\d+(?:\s?(?:-|to)\s?\d+)?|two|three|four|six|eight|twelve|other|second|third)"
+    r"\s+(?:hours?|days?|weeks?|months?)\b|\bq\d+h\b|\b\d+[- ]hourly\b",
+    re.I,
+)
+_AS_NEEDED = re.compile(
+    r",?\s+(?:as\s+needed|as\s+required|when\s+required|if\s+needed|if\s+required|p\.?r\.?n\b\.?)", re.I
+)
+_LABELLED = re.compile(r"[ \t]*:[ \t]*")
+_AT_ADMISSION = re.compile(r"\b(?:on|at)\s+(?:admission|arrival|presentation)\b", re.I)
+_ADMITTED = re.compile(r"\b(?:admitted|admission|date\s+of\s+admission|admission\s+date)(?:\s+on)?\s*:?\s*$", re.I)
+_NOT_WHEN = re.compile(r"\b(?:until|till|up\s+to|stop\s+on|ends?|ending)\s*$", re.I)
+_COMPARED = re.compile(
+    r"\b(?:compared\s+(?:with|to)|previously|formerly|(?:up|down|increased|decreased)\s+from)\b", re.I
 )
 _OPENS = re.compile(
     r"[\s•*–|-]*(?:\d{1,2}[.)]\s+)?(?:(?:on|in|at|since|around|about|by|approximately)\s+)?(?:the\s+)?", re.I
@@ -35,6 +48,10 @@ _OPENS = re.compile(
 _HISTORY_OF = re.compile(r"[\s-]*(?:history|course|episode|duration)\s+of\b", re.I)
 _STATED_FOR = re.compile(r"\b(negative|positive)\s+for\b", re.I)
 _DOSE_BEFORE = re.compile(r"(?:\s+of)?\s*$")
+_FAR = 400
+"""Characters between a finding and its date; a longer sentence is a page without stops."""
+_BESIDE = 40
+"""Findings on either side that may stand between a finding and its date."""
 _REACH = 90
 """Characters after a medicine in which its dose, route and frequency stand; a longer line belongs to something else."""
 
@@ -57,7 +74,7 @@ def _measure() -> re.Pattern[str]:
 
 
 def attributes(
-    text: str, targets: Sequence[Target], edges: Sequence[tuple[int, int]]
+    text: str, targets: Sequence[Target], edges: Sequence[tuple[int, int]], parts: Sequence[Section] = ()
 ) -> Iterator[tuple[str, list[Found]]]:
     """(id, attributes) of each target; each attribute once, as offsets in ``text``."""
     table = {row.name[0]: row for row in rows.rows(text)}
@@ -71,11 +88,13 @@ def attributes(
         )
         found: list[Found] = []
         row = next((table[name] for name in range(target.start, max(target.start - 46, -1), -1) if name in table), None)
-        if row is not None and row.name[0] <= target.start and target.end <= row.name[1]:
+        if row is not None and row.name[0] <= target.start and target.end <= row.value[0]:
             cells: list[tuple[AttributeName, rows.Stretch | None]] = [
                 ("value", row.value), ("unit", row.unit), ("range", row.range), ("flag", row.flag)
             ]  # fmt: skip
             found += [(name, *cell) for name, cell in cells if cell]
+            if when := _column_date(text, target.end, row):
+                found.append(("time", *when))
         elif target.label in _MEASURED:
             found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
         elif target.label in ("medication", "procedure"):
@@ -91,21 +110,51 @@ def attributes(
         if target.kind in ("event", "observation"):
             found += _described(text, target, max(previous, low), min(following, high))
         often = next((detail for detail in found if detail[0] == "frequency"), None)
-        free = [time for time in times if often is None or time[1] <= often[1] or often[2] <= time[0]]
-        if target.kind in _TIMED and (time := _nearest(text, free, target, ordered, clause=(low, high))):
+        near = times[bisect_left(times, (target.start - _FAR, 0)) : bisect_right(times, (target.end + _FAR, len(text)))]
+        free = [time for time in near if often is None or time[1] <= often[1] or often[2] <= time[0]]
+        if any(name == "time" for name, _, _ in found) or target.kind not in _TIMED:
+            pass
+        elif time := _nearest(
+            text, free, target, ordered[max(0, index - _BESIDE) : index + _BESIDE], clause=(low, high)
+        ):
             found.append(("time", *time))
+        elif target.label in ("test", "vital_sign") and parts and any(name == "value" for name, _, _ in found):
+            # "Results of 4 February 2025" dates what is listed below.
+            heading = at(parts, target.start).heading
+            inside = [span for span in times if heading[0] <= span[0] and span[1] <= heading[1]]
+            if not inside and _AT_ADMISSION.search(text[slice(*heading)]):
+                inside = [span for span in times if _ADMITTED.search(text, 0, span[0])]
+            found += [("time", *span) for span in inside[:1]]
         yield target.id, found
+
+
+def _column_date(text: str, name_end: int, row: rows.Row) -> tuple[int, int] | None:
+    """The date above a row's last value: "Test  2 Sep  8 Sep  Unit" over "Haemoglobin  118  121  g/L"."""
+    header = columns(text, row.name[0])
+    if header is None:
+        return None
+    days = [(start, end) for start, end in dates.find(text[header[0] : header[1]])]
+    column = len(re.findall(r"\d+(?:[.,]\d+)?", text[name_end : row.value[0]]))
+    # One value below two dates may stand under either.
+    return (header[0] + days[column][0], header[0] + days[column][1]) if column == len(days) - 1 else None
 
 
 def _measured(text: str, target: Target, *, low: int, previous: int, end: int) -> list[Found]:
     gap = _GAP.match(text, target.end, end)
-    at = gap.end() if gap else target.end
-    match = _measure().match(text, at, min(end + 40, len(text)))
+    start = gap.end() if gap else target.end
+    match = _measure().match(text, start, min(end + 40, len(text)))
+    if match and (day := dates.within(text, *match.span("value"))):
+        # "X-ray on 4 February 2025 is normal": what it shows stands behind its date.
+        gap = _GAP.match(text, day[1], end)
+        start = gap.end() if gap else day[1]
+        match = _measure().match(text, start, min(end + 40, len(text)))
+        if match and dates.within(text, *match.span("value")):
+            return []
     if match and match.start("value") < end:
         names: tuple[AttributeName, ...] = ("value", "unit", "range", "flag")
         return [(name, *match.span(name)) for name in names if match[name]]
     words = _whole("value_words")
-    if word := words.match(text, at, end):
+    if word := words.match(text, start, end):
         return [("value", *word.span())]
     before = list(words.finditer(text, previous, target.start))
     if before and _SHORT_GAP.fullmatch(text, before[-1].end(), target.start):
@@ -125,7 +174,12 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
             dose = before[-1]
     if dose:
         found.append(("dose", *dose.span()))
+    routes = list(_whole("routes").finditer(text, previous, target.start))
+    if routes and not text[routes[-1].end() : target.start].strip() and _meant(routes[-1].group(), dosed=False):
+        found.append(("route", *routes[-1].span()))
     for name, rule in (("route", "routes"), ("frequency", "frequencies")):
+        if any(known == name for known, _, _ in found):
+            continue
         hit = next(
             (
                 word
@@ -139,13 +193,10 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
             every = _EVERY.search(text, target.end, end)
             hit = every if every and (hit is None or every.start() <= hit.start()) else hit
             if hit:
-                found.append(("frequency", *hit.span()))
+                needed = _AS_NEEDED.match(text, hit.end(), end)
+                found.append(("frequency", hit.start(), needed.end() if needed else hit.end()))
         elif hit:
             found.append(("route", *hit.span()))
-    if not any(name == "route" for name, _, _ in found):
-        before = list(_whole("routes").finditer(text, previous, target.start))
-        if before and not text[before[-1].end() : target.start].strip() and _meant(before[-1].group(), dosed=False):
-            found.append(("route", *before[-1].span()))
     return found
 
 
@@ -167,6 +218,9 @@ def _described(text: str, target: Target, previous: int, end: int) -> list[Found
         text, target.end, end
     )
     named = _whole("sites").match(text, site.end(), end) if site else None
+    if named is None and _adjective(target.quote):
+        space = re.compile(r"\s+").match(text, target.end, end)
+        named = _whole("sites").match(text, space.end(), end) if space else None
     if named is None:
         candidates = list(_whole("sites").finditer(text, previous, target.start))
         if candidates and not text[candidates[-1].end() : target.start].strip(" \t"):
@@ -174,6 +228,10 @@ def _described(text: str, target: Target, previous: int, end: int) -> list[Found
     if named:
         found.append(("site", *named.span()))
     return found
+
+
+def _adjective(words: str) -> bool:
+    return words.lower() in rules("attributes")["adjectives"]
 
 
 def _nearest(
@@ -184,26 +242,42 @@ def _nearest(
     No other finding may stand between: of "CABG in 2015, asthma" the second has no date, and a wrong one is worse.
     """
     low, high = clause
+    label = _LABELLED.match(text, target.end)
+    stated = next((span for span in times if label and span[0] == label.end()), None)
+    if stated:
+        return stated
     inside = []
     for start, end in times:
         if start < low or end > high or (start < target.end and target.start < end):
+            continue
+        lasting = dates.lasts(text[start:end])
+        if _NOT_WHEN.search(text, max(low, start - 20), start) or (lasting and target.label == "clinical_event"):
+            continue
+        if target.end <= start and _COMPARED.search(text, target.end, start):
             continue
         leads = _OPENS.fullmatch(text, low, start) is not None
         if target.start >= end:
             if not (
                 _HISTORY_OF.match(text, end)
+                or _heads(text, end, target, times)
                 or (_free(others, end, target.start) and (leads or _close(text, end, target)))
             ):
                 continue
         elif leads or not _free(others, target.end, start):
             continue
-        inside.append((start, end))
-    return min(inside, key=lambda span: min(abs(span[0] - target.end), abs(target.start - span[1])), default=None)
+        inside.append((lasting, min(abs(start - target.end), abs(target.start - end)), (start, end)))
+    # A day before a duration: "X-ray at six weeks, on 21 October 2025".
+    return min(inside, default=(False, 0, None))[2]
 
 
 def _free(others: Sequence[Target], start: int, end: int) -> bool:
     """Whether nothing but an event of care ("diagnosed", "admitted") stands between."""
     return not any(start <= other.start and other.end <= end and other.label != "clinical_event" for other in others)
+
+
+def _heads(text: str, end: int, target: Target, times: Sequence[tuple[int, int]]) -> bool:
+    """Whether a date with a colon dates all that follows in its sentence: "ECG on 3 May 2025: sinus rhythm, …"."""
+    return text[end : end + 1] == ":" and not any(end <= other < target.start for other, _ in times)
 
 
 def _close(text: str, end: int, target: Target) -> bool:

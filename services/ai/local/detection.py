@@ -19,8 +19,30 @@ _LISTED_MEDICINE = re.compile(
     r"\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|%)",
     re.M,
 )
-_VACCINE_FOLLOWS = re.compile(r"\s+(?:vaccin|immuni[sz]ation|booster)", re.I)
+_VACCINE_FOLLOWS = re.compile(r"\s+(?:(?:and|or)\s+\w+\s+)?(?:vaccin|immuni[sz]ation|booster)", re.I)
 _ALLERGY_BEFORE = re.compile(r"\b(?:allerg(?:y|ic|ies)(?:\s+to)?|intoleran(?:t|ce)\s+(?:to|of))\b[^.;\n]{0,40}$", re.I)
+_ALLERGY_FOLLOWS = re.compile(r"\s+(?:allerg|intoleran|hypersensitiv|anaphyla)", re.I)
+_NAMES_ALLERGY = re.compile(r"allerg|hypersensitiv|anaphyla|intoleran", re.I)
+_OF_CARE = re.compile(
+    r"['’]?s?\s+(?:clinics?|services?|teams?|departments?|nurses?|wards?|specialists?|consultants?|registrars?|society"
+    r"|association|foundation|leaflets?|helpline|advice line|support group|screening programme)\b",
+    re.I,
+)
+"""What follows the name of a disease that belongs to somebody's work or address: "Atrial fibrillation clinic"."""
+_OF_SAMPLE = re.compile(r"\s+(?:blood|plasma|tube|bottle|sample|whole blood)\b", re.I)
+_TIME_OF_CARE = re.compile(
+    r"\b(?:during|throughout|since|before|prior to)\s+(?:(?:this|the|that|her|his|their)\s+)?$", re.I
+)
+_NAME_FOLLOWS = re.compile(r"\.?[ \t]+[A-Z][A-Za-z'’-]+")
+_PLACE = re.compile(r"(?:[A-Z][a-z]+ Surgery|\b(?:in|at)\s+(?:your|our)\s+surgery)\Z")
+_STAFF_BEFORE = re.compile(
+    r"\b(?:specialist|practice|district|staff|research|community|ward|clinic|triage|charge|our|your|the)[ \t]+$", re.I
+)
+_OCCUPATION_BEFORE = re.compile(
+    r"(?:\b(?:works?|worked|working|employed|job|retired|former|occupation|profession|unemployed|trained|career)\b"
+    r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
+    re.I,
+)
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 
@@ -56,15 +78,20 @@ class TermDetector:
 class PatternDetector:
     """Finds what its form gives away: ages, endings, rows of lab tables, items of medication lists."""
 
+    def __init__(self, *, before_terms: bool = False) -> None:
+        self._before_terms = before_terms
+
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
         """Matches outside headings; ages and sexes also in a form's header."""
         body = _without_headings(text, parts)
         found: list[Span] = []
-        for label, pattern, exceptions in _patterns():
+        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
             for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
-                name = "head" if "head" in pattern.groupindex else 0
+                name = next((head for head in pattern.groupindex if match[head]), 0)
                 if match.group(name).lower() not in exceptions:
                     found.append(Span(*match.span(name), label))
+        if self._before_terms:
+            return found
         found += [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
         for part in parts:
             if part.role == "medications":
@@ -73,16 +100,17 @@ class PatternDetector:
         return found
 
 
-_DETECTORS: tuple[Detector, ...] = (TermDetector(), PatternDetector())
+_DETECTORS: tuple[Detector, ...] = (PatternDetector(before_terms=True), TermDetector(), PatternDetector())
 """In order of trust: where two spans of the same length overlap, the earlier detector's stays."""
 
 
-def detect(text: str) -> list[Span]:
-    """The findings of a page's text, from top to bottom, without overlaps."""
-    parts = sections(text)
+def detect(text: str, role: str = "other") -> list[Span]:
+    """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
+    parts = sections(text, role)
     spans = union(detector.find(text, parts) for detector in _DETECTORS)
     edges = sentences(text)
-    return [_in_context(span, text, parts, edges) for span in spans]
+    found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
+    return [span for span in found if span.label != "allergen"]
 
 
 def union(found: Iterable[Sequence[Span]]) -> list[Span]:
@@ -99,6 +127,22 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
     return sorted(taken, key=lambda span: span.start)
 
 
+def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
+    """Whether the words mean what they mean elsewhere: not a person's title or work, an address, a specimen's tube."""
+    printed, before = text[span.start : span.end], text[max(0, span.start - 80) : span.start]
+    if printed == "MR":
+        return _NAME_FOLLOWS.match(text, span.end) is None
+    if printed.lower() == "surgery":
+        return _PLACE.search(before + printed) is None
+    if span.label == "occupation":
+        stated = at(parts, span.start).role == "social" or _OCCUPATION_BEFORE.search(before) is not None
+        return stated and _STAFF_BEFORE.search(before) is None
+    if span.label == "clinical_event":
+        return _TIME_OF_CARE.search(before) is None
+    follows = {"disease": _OF_CARE, "symptom": _OF_CARE, "medication": _OF_SAMPLE}.get(span.label)
+    return follows is None or follows.match(text, span.end) is None
+
+
 def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence[tuple[int, int]]) -> Span:
     role = at(parts, span.start).role
     label = span.label
@@ -110,9 +154,15 @@ def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence
         label = "medication"
     if label == "disease" and _VACCINE_FOLLOWS.match(text, span.end):
         label = "procedure"
-    if role == "allergies" and label in ("medication", "symptom", "disease"):
+    # In a section of allergies the substance is the allergy; "rash" and "nausea" are what it once did.
+    substance = label in ("medication", "allergen")
+    if role == "allergies" and (
+        substance or (label == "disease" and _NAMES_ALLERGY.search(text, span.start, span.end))
+    ):
         label = "allergy"
-    if label == "medication" and _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start):
+    if substance and (
+        _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start) or _ALLERGY_FOLLOWS.match(text, span.end)
+    ):
         label = "allergy"
     if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, edges)):
         label = "family_history"
@@ -129,8 +179,9 @@ def _without_headings(text: str, parts: Sequence[Section]) -> str:
 
 
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
+def _patterns(*, before_terms: bool) -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
     return [
         (rule["label"], re.compile(rule["match"], re.I), frozenset(rule.get("except", ())))
         for rule in rules("patterns")["pattern"]
+        if rule.get("before_terms", False) == before_terms
     ]

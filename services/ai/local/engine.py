@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from services.ai.grounding import occurrence_of
+from services.ai.grounding import Places
 from services.ai.wire import (
     KIND_OF_LABEL,
     Claims,
@@ -23,7 +23,7 @@ from .detection import detect
 from .narrative import narrative
 from .sections import at, sections, sentences
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 """Raise it whenever rules or terms change what is found: stored findings carry it."""
 
 
@@ -38,29 +38,31 @@ def answer(inputs: Inputs) -> BaseModel:
 
 def _mentions(passage: Passage) -> Mentions:
     text = passage.text
+    places = Places(text)
     # model_construct: the bound on the list protects against a model that repeats itself, not against a full page.
     return Mentions.model_construct(
         mentions=[
             Mention(
                 quote=text[span.start : span.end],
-                occurrence=occurrence_of(text, span.start, span.end),
+                occurrence=places.occurrence(span.start, span.end),
                 kind=KIND_OF_LABEL[span.label],
                 label=span.label,
             )
-            for span in detect(text)
+            for span in detect(text, passage.role)
         ]
     )
 
 
 def _understandings(inputs: EnrichInputs) -> Understandings:
     text = inputs.passage.text
-    parts, edges = sections(text), sentences(text)
-    found = dict(attributes(text, inputs.targets, edges))
+    places = Places(text)
+    parts, edges = sections(text, inputs.passage.role), sentences(text)
+    found = dict(attributes(text, inputs.targets, edges, parts))
     entities = []
     for target in inputs.targets:
         role = at(parts, target.start).role
         details = {
-            name: Detail(name=name, quote=text[start:end], occurrence=occurrence_of(text, start, end))
+            name: Detail(name=name, quote=text[start:end], occurrence=places.occurrence(start, end))
             for name, start, end in reversed(found.get(target.id, []))
         }
         entities.append(

@@ -10,15 +10,16 @@ from services.ai.units import known_units
 from .sections import one_of, rules
 
 Stretch = tuple[int, int]
-NUMBER = r"[<>≤≥]?\s?\d+(?:[.,]\d+)*"
-RANGE = r"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|[<>≤≥]\s?\d+(?:[.,]\d+)?)"
-_ANY_RATIO = r"[A-Za-zµμ%]{1,8}/[A-Za-zµμ][A-Za-zµμ0-9.]{0,8}"
+_BOUND = r"(?:over|under|above|below|less than|more than|greater than|up to)"
+NUMBER = rf"(?:[<>≤≥]\s?|{_BOUND}\s)?\d+(?:[.,]\d+)*"
+RANGE = rf"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|(?:[<>≤≥]\s?|(?i:{_BOUND})\s)\d+(?:[.,]\d+)?)"
+_ANY_RATIO = r"[A-Za-zµμ%]{1,8}/[A-Za-zµμ][A-Za-zµμ0-9.]{0,8}(?<!\.)"
 """A unit that we have no code for: it is printed, so it is kept as printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's cells as offsets in the text."""
+    """A row's cells as offsets in the text. ``value`` is the last of several: their columns are dates."""
 
     name: Stretch
     value: Stretch
@@ -34,6 +35,7 @@ def unit_pattern() -> str:
     for unit in sorted(known_units(), key=len, reverse=True):
         pattern = re.escape(unit).replace(r"\^", r"\s?[\^*e]?\s?").replace("u", "[uµμ]").replace("x", "[x×]\\s?")
         pattern = pattern.replace("/", r"\s?/\s?")
+        pattern = re.sub(r"^per|(?<=\w)per(?=minute)", r"\\s?per\\s?", pattern)
         alternatives.append(pattern)
     return rf"(?:{'|'.join(alternatives)})(?![A-Za-z0-9])"
 
@@ -44,13 +46,14 @@ def _row() -> re.Pattern[str]:
     words = one_of(["negative", "positive", "not detected", "detected", "reactive", "non-reactive", "normal", "trace"])
     flag = rf"\(?(?P<{{}}>{flags})\)?"
     return re.compile(
-        rf"^[ \t|]*(?P<name>[A-Za-z][A-Za-z0-9 ,()/%.'-]{{1,45}}?)[ \t:|.]+(?P<value>{NUMBER}|(?i:{words}))"
+        rf"^[ \t|]*(?P<name>[A-Za-z][A-Za-z0-9 ,()/%.'-]{{1,45}}?)[ \t:|.]+"
+        rf"(?:{NUMBER}[ \t|]+){{0,4}}(?P<value>{NUMBER}|(?i:{words}))"
         rf"(?:[ \t|]*(?<=[\s|\d]){flag.format('early')}(?=[ \t|]))?"
         rf"(?:[ \t|]*(?P<unit>(?i:{unit_pattern()})|{_ANY_RATIO}))?"
         rf"(?:[ \t|]*[(\[]?(?:(?i:ref(?:erence)?|normal)[ .:]*(?:(?i:range)[ :]*)?)?(?P<range>{RANGE})[)\]]?)?"
         # A unit after the range only where none stood before it: "12.0 - 15.5 L" ends in a flag, not in litres.
         rf"(?(unit)|(?:[ \t|]*(?P<unit2>(?i:{unit_pattern()})|{_ANY_RATIO}))?)"
-        rf"(?:[ \t|]+{flag.format('flag')})?[ \t|]*$",
+        rf"(?:[ \t|]+{flag.format('flag')})?[ \t|]*\.?$",
         re.M,
     )
 

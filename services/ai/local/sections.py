@@ -17,8 +17,8 @@ _PROSE_FROM = 60
 """Characters of a line that is prose, not an item of a list."""
 _DATE_CELL = r"\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?"
 _COLUMNS = re.compile(
-    r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag|normal"
-    r"|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"
+    r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag"
+    r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"
     rf"|{_DATE_CELL}(?![\w/.-]))[ \t|/()]*){{2,}}$",
     re.M,
 )
@@ -67,7 +67,8 @@ def _headings() -> tuple[re.Pattern[str], dict[str, str]]:
     tail = one_of([*content["tails"], *(name for name in roles if len(name) > 3)]).replace(r"\s+", r"[ \t]+")
     pattern = (
         rf"^[ \t•*#–-]*(?:\d{{1,2}}[.)][ \t]*)?(?P<name>{known})"
-        rf"(?:[ \t]*(?::|[-–](?=[ \t])|$)|(?P<tail>(?:[ \t,/&]+(?:(?:{tail})\b|(?-i:{_TAIL_DATE})))+)[ \t]*:?[ \t]*$)"
+        rf"(?:[ \t]*(?::|[-–](?=[ \t])|$)|(?P<tail>(?:[ \t,/&]+(?:(?:{tail})\b|(?-i:{_TAIL_DATE}))){{1,8}})"
+        r"[ \t]*:?[ \t]*$)"
     )
     return re.compile(pattern, re.I | re.M), roles
 
@@ -94,11 +95,14 @@ def sections(text: str, role: str = "other") -> list[Section]:
     marks |= {match.start(): (match.end(), "other") for match in _letterhead().finditer(text)}
     for match in pattern.finditer(text):
         named = roles[" ".join(match["name"].lower().split())]
+        inline = text[match.end() :].partition("\n")[0].strip()
+        if named == "other" and inline and match.group().lstrip()[0].isdigit():
+            continue  # "1. GP: please repeat …" is an item of the plan
         marks[match.start()] = (match.end(), named)
         if named in _ENDS_WITH_PARAGRAPH and (end := _paragraph_end(text, match.end())) is not None:
             marks.setdefault(end, (end, "other"))
     for match in _COLUMNS.finditer(text):
-        previous = max((start for start in marks if start <= match.start()), default=None)
+        previous = max((start for start in marks if start < match.start()), default=None)
         marks[match.start()] = (match.end(), marks[previous][1] if previous is not None else role)
     starts = sorted(marks)
     found = [Section(role, (0, 0), 0, starts[0] if starts else len(text))]
@@ -165,8 +169,13 @@ _WRAPPED_FROM = 60
 """Characters of a line that may be prose broken by the page's width; list items and table rows are shorter."""
 
 
+_DAY_AT_END = re.compile(r"\d[ \t]+(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*[ \t]*$(?<=\w)", re.I)
+
+
 def _wraps(text: str, match: re.Match[str]) -> bool:
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    if _DAY_AT_END.search(line):
+        return True  # a date that goes on in the next line, with its year
     following = text[match.end() : match.end() + 1]
     if line.rstrip().endswith((".", ":", ";", "!", "?")) or following in "-•*–":
         return False

