@@ -645,9 +645,10 @@ $$;
 
 -- Moves a job out of the hot table.
 create function chartloom.archive_job(p_job chartloom.job_queue, p_status text, p_result jsonb) returns void
-language sql volatile
+language plpgsql volatile
 set search_path = ''
 as $$
+begin
     insert into chartloom.job_archive (
         id, job_type, job_category, payload, status, priority, fairness_key, scheduled_at, created_at, started_at,
         completed_at, retry_count, max_retries, lease_losses, worker_id, result, error, idempotency_key, traceparent,
@@ -658,7 +659,8 @@ as $$
         p_job.scheduled_at, p_job.created_at, p_job.started_at, chartloom.clock(), p_job.retry_count,
         p_job.max_retries, p_job.lease_losses, p_job.worker_id, p_result, null, p_job.idempotency_key,
         p_job.traceparent, p_job.shell_file_id, p_job.patient_id, p_job.group_id
-    )
+    );
+end
 $$;
 
 -- Completes a job and enqueues what follows it. Call it in the transaction that wrote the result.
@@ -998,15 +1000,18 @@ $$;
 -- ── sleeping and watching ─────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Opens the gate of a process that is about to sleep. Look once more after this commits: what came before it was not
--- announced. topics: job types, or 'changes' for an observer.
-create function chartloom.fall_asleep(p_channel text, p_topics text[]) returns void
-language sql volatile security definer
+-- announced. False if it was open already. topics: job types, or 'changes' for an observer.
+create function chartloom.fall_asleep(p_channel text, p_topics text[]) returns boolean
+language plpgsql volatile security definer
 set search_path = ''
 as $$
+begin
     insert into chartloom.sleepers (topic, channel)
     select topic, p_channel from unnest(p_topics) as topic
     where topic = 'changes' or topic in (select job_type from chartloom.job_types)
-    on conflict do nothing
+    on conflict do nothing;
+    return found;
+end
 $$;
 
 create function chartloom.wake_up(p_channel text) returns void
