@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from shared.errors import ConfigurationError
 from shared.storage import CHUNK_BYTES, Storage
-from shared.telemetry import message_span, traceparent_of, tracer
+from shared.telemetry import message_span, traceparent_of
 
 DEVELOPMENT_USER = UUID("00000000-0000-4000-8000-000000000001")
 """Who uploads from the command line; production users come with a token of their own."""
@@ -53,7 +53,7 @@ async def ensure_patient(connection: asyncpg.Connection, patient_id: UUID | None
 async def submit(connection: asyncpg.Connection, storage: Storage, path: Path, patient_id: UUID) -> Submitted:
     """Record, file, "it is there": the three calls that any client makes, with a user's rights. All may be repeated."""
     with (
-        tracer.start_as_current_span("upload document", record_exception=False, set_status_on_exception=False),
+        message_span("upload", "document", SpanKind.INTERNAL),
         message_span("send", "ocr", SpanKind.PRODUCER) as send,
     ):
         created = await _as_user(

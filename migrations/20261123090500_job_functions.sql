@@ -375,6 +375,7 @@ declare
     v_room integer := p_limit;
     v_places integer;
     v_ids bigint[];
+    v_known smallint[];
     v_whole boolean;
 begin
     if coalesce(p_limit not between 1 and 1000 or p_lease_seconds not between 1 and 3600, true) then
@@ -391,14 +392,17 @@ begin
         exit when v_room = 0;
         select * into v_type from chartloom.job_types where job_type = v_name;
         v_places := chartloom.free_places(v_type, v_room);
-        if not exists (
-            select from chartloom.queue_heads
-            where job_type = v_name and scanned_at > v_now - interval '1 second'
-        ) then
-            perform chartloom.ensure_heads(v_name);
-        end if;
-        for v_head in select * from chartloom.queue_heads where job_type = v_name order by priority desc loop
-            exit when v_places = 0;
+        continue when v_places = 0;
+        v_known := '{}';
+        loop
+            select * into v_head from chartloom.queue_heads
+            where job_type = v_name and priority <> all(v_known) order by priority desc limit 1;
+            if not found then
+                -- Came short: is there a priority that nobody has met yet?
+                exit when not chartloom.ensure_heads(v_name);
+                continue;
+            end if;
+            v_known := v_known || v_head.priority;
             -- Once a second somebody reads from the very start: a job may have been committed late, with an old tag.
             v_whole := v_head.scanned_at <= v_now - interval '1 second';
             v_ids := chartloom.pick_jobs(
@@ -427,7 +431,10 @@ begin
             end if;
             if v_whole then
                 perform chartloom.advance_head(v_head, v_now);
+                -- Also while there is more than enough to do: a new, higher priority must not wait for a short claim.
+                perform chartloom.ensure_heads(v_name);
             end if;
+            exit when v_places = 0;
         end loop;
     end loop;
 end
@@ -435,10 +442,11 @@ $$;
 
 -- A row for each priority that waits, found by skipping from one to the next in the ready index. Claims make them, not
 -- enqueues: an enqueue that is long in committing would hold up every other.
-create function chartloom.ensure_heads(p_job_type text) returns void
-language sql volatile
+create function chartloom.ensure_heads(p_job_type text) returns boolean
+language plpgsql volatile
 set search_path = ''
 as $$
+begin
     insert into chartloom.queue_heads (job_type, priority)
     with recursive priorities as (
         (
@@ -454,7 +462,9 @@ as $$
         from priorities as p where p.priority is not null
     )
     select p_job_type, priority from priorities where priority is not null
-    on conflict do nothing
+    on conflict do nothing;
+    return found;
+end
 $$;
 
 -- Moves the head up to the smallest tag that still waits; with none waiting, to the largest that is being worked on.
@@ -645,9 +655,10 @@ $$;
 
 -- Moves a job out of the hot table.
 create function chartloom.archive_job(p_job chartloom.job_queue, p_status text, p_result jsonb) returns void
-language sql volatile
+language plpgsql volatile
 set search_path = ''
 as $$
+begin
     insert into chartloom.job_archive (
         id, job_type, job_category, payload, status, priority, fairness_key, scheduled_at, created_at, started_at,
         completed_at, retry_count, max_retries, lease_losses, worker_id, result, error, idempotency_key, traceparent,
@@ -658,7 +669,8 @@ as $$
         p_job.scheduled_at, p_job.created_at, p_job.started_at, chartloom.clock(), p_job.retry_count,
         p_job.max_retries, p_job.lease_losses, p_job.worker_id, p_result, null, p_job.idempotency_key,
         p_job.traceparent, p_job.shell_file_id, p_job.patient_id, p_job.group_id
-    )
+    );
+end
 $$;
 
 -- Completes a job and enqueues what follows it. Call it in the transaction that wrote the result.
@@ -998,15 +1010,18 @@ $$;
 -- ── sleeping and watching ─────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Opens the gate of a process that is about to sleep. Look once more after this commits: what came before it was not
--- announced. topics: job types, or 'changes' for an observer.
-create function chartloom.fall_asleep(p_channel text, p_topics text[]) returns void
-language sql volatile security definer
+-- announced. False if it was open already. topics: job types, or 'changes' for an observer.
+create function chartloom.fall_asleep(p_channel text, p_topics text[]) returns boolean
+language plpgsql volatile security definer
 set search_path = ''
 as $$
+begin
     insert into chartloom.sleepers (topic, channel)
     select topic, p_channel from unnest(p_topics) as topic
     where topic = 'changes' or topic in (select job_type from chartloom.job_types)
-    on conflict do nothing
+    on conflict do nothing;
+    return found;
+end
 $$;
 
 create function chartloom.wake_up(p_channel text) returns void

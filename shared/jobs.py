@@ -79,6 +79,19 @@ async def complete_job(
     return [(row["job_id"], row["job_type"]) for row in rows]
 
 
+async def complete_jobs(
+    connection: Connection, completed: Sequence[tuple[ClaimedJob, dict[str, Any]]]
+) -> dict[int, str]:
+    """Completes many in one statement, each by its own lease. Returns those refused: ``lost`` or ``cancelled``."""
+    rows = await connection.fetch(
+        "select * from chartloom.complete_jobs($1, $2, $3)",
+        [job.job_id for job, _ in completed],
+        [job.lease_token for job, _ in completed],
+        [result for _, result in completed],
+    )
+    return {row["job_id"]: row["state"] for row in rows}
+
+
 async def fail_job(connection: Connection, job: ClaimedJob, *, code: str, message: str, is_transient: bool) -> str:
     """Ends the attempt in error. Returns ``failed`` (waits for its retry) or ``dead_letter``. Raises LeaseLostError."""
     try:

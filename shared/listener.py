@@ -35,6 +35,7 @@ class Listener:
         self._application_name = application_name
         self._woken = asyncio.Event()
         self._gate_open = False
+        self._unsure = False
         self._proved_at: float | None = None
         self._log = structlog.get_logger()
 
@@ -59,17 +60,18 @@ class Listener:
 
     async def open_gate(self) -> bool:
         """Asks to be woken. True if the gate was shut: then look once more before sleeping."""
-        if self._gate_open or self._proved_at is None:
+        if (self._gate_open and not self._unsure) or self._proved_at is None:
             return False
+        self._unsure = False
         # Before the statement, not after: the wake-up may come while its answer is still on the way.
         self._gate_open = True
         try:
             with suppress_instrumentation():
-                await self._pool.execute("select chartloom.fall_asleep($1, $2)", self.channel, self._topics)
+                opened = await self._pool.fetchval("select chartloom.fall_asleep($1, $2)", self.channel, self._topics)
         except BaseException:
             self._gate_open = False
             raise
-        return True
+        return bool(opened)
 
     async def sleep(self, seconds: float) -> None:
         """Until woken, or for about so long (jittered, so that processes started together drift apart)."""
@@ -78,7 +80,7 @@ class Listener:
                 await self._woken.wait()
         except TimeoutError:
             # Nobody woke us for so long: make sure that our place among the sleepers is still there.
-            self._gate_open = False
+            self._unsure = True
         self._woken.clear()
 
     async def run(self) -> None:

@@ -1,7 +1,6 @@
 """The claim loop: claims what it has room for, runs each job by its handler, renews leases, drains when told."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from opentelemetry.trace import Span, SpanKind
 from pydantic import ValidationError
 
 from . import jobs
+from .completer import Completer
 from .contract.base import Row
 from .database import CONNECTION_ERRORS, Connection, translate
 from .errors import (
@@ -31,12 +31,16 @@ from .jobs import ClaimedJob
 from .listener import Listener
 from .logs import describe_error
 from .settings import ServiceSettings
-from .telemetry import context_of, mark_failed, message_span, meter, traceparent_of
+from .telemetry import mark_failed, message_span, meter, traceparent_of
 
 P = TypeVar("P", bound=Row)
 R = TypeVar("R")
 
 SETTLE_RETRY_SECONDS = 0.5
+CLAIM_AT_MOST = 500
+LINGER_SECONDS = 0.02
+LATE_COMMIT_SECONDS = 0.1
+POLL_ONLY_SECONDS = 1.0
 STALLED_SECONDS = 120.0
 """A claim loop that has not come round for so long is dead: every wait in it is bounded by the poll."""
 
@@ -61,8 +65,8 @@ class Handler(Generic[P, R]):
     job_type: str
     payload: type[P]
     work: Callable[[ClaimedJob, P], Awaitable[R]]
-    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any]]]
-    """Returns the job's own small result (counts, timings) for its row."""
+    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any]]] | None = None
+    """Returns the job's own small result (counts, timings) for its row. None: what ``work`` returns is all of it."""
 
 
 class Worker:
@@ -91,6 +95,9 @@ class Worker:
         self._revoked: dict[UUID, str] = {}
         self._stopping = asyncio.Event()
         self._follow_ups: dict[str, str] = {}
+        self._completer = Completer(pool)
+        self._claimed_at = float("-inf")
+        self._look_again = False
         self._came_round_at = time.monotonic()
         self._database_ok = False
         self._log = structlog.get_logger()
@@ -115,7 +122,10 @@ class Worker:
         self._listener.nudge()
 
     async def run(self) -> None:
-        heartbeats = asyncio.create_task(self._renew_leases(), name="heartbeats")
+        helpers = [
+            asyncio.create_task(self._renew_leases(), name="heartbeats"),
+            asyncio.create_task(self._completer.run(), name="completer"),
+        ]
         try:
             while not self._stopping.is_set():
                 self._came_round_at = time.monotonic()
@@ -129,30 +139,38 @@ class Worker:
                     await self._listener.sleep(self._settings.poll_seconds)
             await self._drain()
         finally:
-            heartbeats.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeats
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
 
     async def _come_round(self) -> None:
-        """One turn: claim; if that came short, open the gate, look once more, sleep."""
+        """One turn: claim; if that came short, linger, open the gate, look again, sleep."""
         if not self._follow_ups:
             await self._read_follow_ups()
         if self._room() == 0:
-            await self._wait_for_room()
-            return
-        if await self._claim():
-            return
-        if await self._listener.open_gate() and (self._stopping.is_set() or await self._claim()):
-            return
-        if not self._stopping.is_set():
+            # A job that ends, ends the sleep.
             await self._listener.sleep(self._settings.poll_seconds)
+        elif await self._claim():
+            return
+        elif time.monotonic() - self._claimed_at < LINGER_SECONDS:
+            # Under a steady load a gate that opens and shuts for each job costs more than a look a little later.
+            await self._listener.sleep(LINGER_SECONDS / 2)
+        elif await self._listener.open_gate():
+            self._look_again = True
+        elif not self._stopping.is_set():
+            await self._listener.sleep(self._sleep_seconds())
+
+    def _sleep_seconds(self) -> float:
+        if self._look_again:
+            # Who read "awake" before the gate opened may commit only now: one early look, then it is up to the poll.
+            self._look_again = False
+            return LATE_COMMIT_SECONDS
+        if self._listener.mode == "poll":
+            return min(self._settings.poll_seconds, POLL_ONLY_SECONDS)
+        return self._settings.poll_seconds
 
     def _room(self) -> int:
         return self._settings.worker_concurrency - len(self._running)
-
-    async def _wait_for_room(self) -> None:
-        tasks = [task for _, task in self._running.values()]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=self._settings.poll_seconds)
 
     async def _read_follow_ups(self) -> None:
         with suppress_instrumentation():
@@ -163,7 +181,9 @@ class Worker:
 
     async def _claim(self) -> bool:
         """Claims into the free room and starts the jobs. True if it filled: there may be more."""
-        room = self._room()
+        if self._stopping.is_set():
+            return False
+        room = min(self._room(), CLAIM_AT_MOST)
         # A poll is no part of anybody's trace.
         with suppress_instrumentation():
             claimed = await jobs.claim_jobs(
@@ -173,17 +193,19 @@ class Worker:
                 limit=room,
                 lease_seconds=self._settings.lease_seconds,
             )
+        if claimed:
+            self._claimed_at = time.monotonic()
+            self._give_up_earlier_attempts({job.job_id for job in claimed})
         for job in claimed:
-            self._give_up_earlier_attempt(job)
             _in_hand.add(1, {"job_type": job.job_type})
             task = asyncio.create_task(self._attempt(job), name=f"job {job.job_id}")
             self._running[job.lease_token] = (job, task)
             task.add_done_callback(partial(self._finished, job))
-        return len(claimed) == room
+        return bool(claimed) and len(claimed) == room
 
-    def _give_up_earlier_attempt(self, job: ClaimedJob) -> None:
+    def _give_up_earlier_attempts(self, claimed_again: set[int]) -> None:
         for token, (other, task) in self._running.items():
-            if other.job_id == job.job_id:
+            if other.job_id in claimed_again:
                 self._revoked[token] = "lost"
                 task.cancel()
 
@@ -227,6 +249,7 @@ class Worker:
             job_id=job.job_id,
             job_type=job.job_type,
             attempt=job.attempt,
+            trace_id=job.traceparent.split("-")[1],
             **({"shell_file_id": str(job.shell_file_id)} if job.shell_file_id else {}),
         )
         started = time.monotonic()
@@ -236,7 +259,7 @@ class Worker:
             "process",
             job.job_type,
             SpanKind.CONSUMER,
-            context=context_of(job.traceparent),
+            parent=job.traceparent,
             **{
                 "messaging.message.id": str(job.job_id),
                 "job.id": str(job.job_id),
@@ -255,9 +278,9 @@ class Worker:
     async def _run_and_settle(self, job: ClaimedJob, span: Span) -> str:
         try:
             handler = self._handlers[job.job_type]
-            if job.is_noop:
-                return await self._settle(job, lambda: self._complete_noop(job))
-            result = await self._work(handler, job)
+            result = jobs.NOOP_PAYLOAD if job.is_noop else await self._work(handler, job)
+            if job.is_noop or (handler.store is None and not self._follow_ups.get(job.job_type)):
+                return await self._settle(job, lambda: self._complete_small(job, result))
             return await self._settle(job, lambda: self._complete(handler, job, result))
         except asyncio.CancelledError:
             return await self._end_cancelled(job, span)
@@ -319,7 +342,7 @@ class Worker:
         with message_span("settle", job.job_type, SpanKind.CLIENT):
             async with self._pool.acquire() as connection, connection.transaction():
                 try:
-                    summary = await handler.store(connection, job, result)
+                    summary = await handler.store(connection, job, result) if handler.store else result
                 except asyncpg.PostgresError as error:
                     raise translate(error) from error
                 if not follow_up:
@@ -330,9 +353,8 @@ class Worker:
                     send.set_attribute("messaging.message.id", ",".join(str(job_id) for job_id, _ in sent))
         return "completed"
 
-    async def _complete_noop(self, job: ClaimedJob) -> str:
-        async with self._pool.acquire() as connection:
-            await jobs.complete_job(connection, job, result={"noop": True}, traceparent=None)
+    async def _complete_small(self, job: ClaimedJob, result: dict[str, Any]) -> str:
+        await self._completer.complete(job, result)
         return "completed"
 
     async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:

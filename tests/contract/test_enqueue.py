@@ -170,3 +170,14 @@ async def test_a_trace_context_of_zeros_is_none(owner: asyncpg.Connection) -> No
         await owner.fetchval(
             "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_traceparent => $1)", zeros
         )
+
+
+async def test_a_priority_nobody_has_met_yet_gets_ahead_of_a_long_queue(owner: asyncpg.Connection) -> None:
+    enqueue = "select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}', p_priority => $1)"
+    claim = "select job_id from chartloom.claim_jobs('w', array['ocr'], 1)"
+    for _ in range(20):
+        await owner.execute(enqueue, 0)
+    await owner.execute(claim)
+    urgent = await owner.fetchval(enqueue, 50)
+    await owner.execute("select set_config('chartloom.clock', (clock_timestamp() + interval '2 seconds')::text, false)")
+    assert urgent in {await owner.fetchval(claim) for _ in range(2)}

@@ -323,8 +323,9 @@ async def test_a_wake_up_that_comes_before_the_answer_of_falling_asleep_is_not_l
     listener = Listener(listen_url=url, pool=pool, topics=["ocr"], application_name="under test")
 
     class WokenWhileFallingAsleep:
-        async def execute(self, *_: object) -> None:
+        async def fetchval(self, *_: object) -> bool:
             listener.wake()
+            return True
 
     running = asyncio.create_task(listener.run())
     async with asyncio.timeout(10):
