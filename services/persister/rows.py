@@ -90,7 +90,7 @@ def _normalised(entity: Entity, name: AttributeName) -> str | None:
 
 def _narrative(ids: dict[str, str], narration: Narration) -> dict[str, Any]:
     return {
-        "narrative": " ".join(sentence.text for sentence in narration.sentences),
+        "narrative": "\n".join(sentence.text for sentence in narration.sentences),
         "sentences": [
             {"text": sentence.text, "event_ids": [ids[entity_id] for entity_id in sentence.entity_ids]}
             for sentence in narration.sentences

@@ -90,6 +90,17 @@ def test_every_finding_of_the_samples_stands_on_its_page(samples: list[dict[str,
         assert_grounded(document)
 
 
+def test_no_value_is_given_to_two_findings(samples: list[dict[str, Any]]) -> None:
+    for document in samples:
+        values = [
+            (source["page"], source["start"])
+            for entity in document["entities"]
+            if "value" in entity["attributes"]
+            for source in [entity["attributes"]["value"]["source"]]
+        ]
+        assert len(values) == len(set(values))
+
+
 def find(document: dict[str, Any], text: str) -> list[dict[str, Any]]:
     return [entity for entity in document["entities"] if entity["source"]["quote"].lower() == text]
 
@@ -101,6 +112,8 @@ def test_the_samples_facts_are_found(samples: list[dict[str, Any]]) -> None:
     assert [entity["attributes"]["dose"]["text"] for entity in apixaban] == ["5 mg"]
     methotrexate = [entity for entity in find(scan, "methotrexate") if "frequency" in entity["attributes"]]
     assert methotrexate[0]["kind"] == "intervention"
+    results = {name: find(scan, name)[0]["attributes"]["value"]["normalised"] for name in ("c-reactive protein", "esr")}
+    assert results == {"c-reactive protein": 28, "esr": 41}
     ferritin = [entity for entity in find(photo, "ferritin") if "unit" in entity["attributes"]]
     assert ferritin[0]["attributes"]["value"]["normalised"] == 6
     assert ferritin[0]["attributes"]["unit"]["normalised"] == "ug/L"

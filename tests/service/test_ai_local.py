@@ -166,6 +166,15 @@ async def test_lab_rows_give_value_unit_range_and_flag() -> None:
     assert {entry.date for entry in narration.timeline} == {"2024-03-09"}
 
 
+async def test_several_results_on_a_line_keep_their_own_values() -> None:
+    enrichment, _ = await read(
+        "Results of 4 February 2025\n\nC-reactive protein 28 mg/L (0 - 5). ESR 41 mm/h (1 - 15).\n\n"
+        "ALT 34 U/L (10 - 50). Creatinine 81 umol/L (59 - 104).\n"
+    )
+    values = {entity.text: said(entity)["value"] for entity in enrichment.entities if entity.label == "test"}
+    assert values == {"C-reactive protein": "28", "ESR": "41", "ALT": "34", "Creatinine": "81"}
+
+
 async def test_a_medication_list_gives_dose_route_and_frequency() -> None:
     enrichment, _ = await read(MEDICINES)
     assert {entity.text: said(entity) for entity in enrichment.entities} == {

@@ -62,7 +62,7 @@ def rows(text: str) -> Iterator[Row]:
     """Lines that are rows: a name and a value, and a unit or a range that shows it to be a result."""
     for line in re.finditer(r"[^\n\x00]{4,160}(?=\n|$)", text):
         match = _row().fullmatch(line.group())
-        if match is None or not (match["unit"] or match["unit2"] or match["range"]):
+        if match is None or not (match["unit"] or match["unit2"] or match["range"]) or _holds_result(match["name"]):
             continue
         shift = line.start()
 
@@ -73,6 +73,11 @@ def rows(text: str) -> Iterator[Row]:
         name, value = cell("name"), cell("value")
         if name and value and not re.match(r"\s*(?:date|dob|age|page|tel|phone|mrn|nhs)\b", match["name"], re.I):
             yield Row(name, value, cell("unit", "unit2"), cell("range"), cell("flag", "early"))
+
+
+def _holds_result(name: str) -> bool:
+    """Whether what looks like a name is a result itself: "CRP 28 mg/L (0 - 5). ESR 41 mm/h" is prose, not ESR's row."""
+    return re.search(rf"[.;]\s|(?<![\w.]){NUMBER}\s*(?:{unit_pattern()}|{_ANY_RATIO})", name) is not None
 
 
 def is_row(text: str, position: int) -> bool:
