@@ -162,6 +162,9 @@ def redrive_dead_letters(
     job_type: Annotated[str | None, typer.Option("--type", help="All of this type.")] = None,
     code: Annotated[str | None, typer.Option(help="All that ended with this code.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="So many a second; all at once without it.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say which.")] = False,
 ) -> None:
     """Run dead letters again, with all their retries."""
@@ -174,7 +177,7 @@ def redrive_dead_letters(
         if dry_run:
             out.print(f"{len(chosen)} would run again.")
             return
-        rows = await connection.fetch("select chartloom.redrive_jobs($1::bigint[]) as id", chosen)
+        rows = await connection.fetch("select chartloom.redrive_jobs($1::bigint[], $2) as id", chosen, per_second)
         out.print(f"{len(rows)} run again.")
         if len(rows) < len(chosen):
             err.print(f"{len(chosen) - len(rows)} are no dead letters and were passed over.")

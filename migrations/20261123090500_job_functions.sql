@@ -981,27 +981,37 @@ begin
 end
 $$;
 
--- Dead letters run again, with all their retries. Ids that are no dead letters are passed over; returns those that were.
-create function chartloom.redrive_jobs(p_job_ids bigint[]) returns setof bigint
+-- Dead letters run again, with all their retries: at once, or so many a second. Ids that are no dead letters are passed over;
+-- returns those that were.
+create function chartloom.redrive_jobs(p_job_ids bigint[], p_per_second double precision default null)
+returns setof bigint
 language plpgsql volatile security definer
 set search_path = ''
 as $$
 declare
+    v_now constant timestamptz := chartloom.clock();
     v_job chartloom.job_queue;
+    v_place integer := 0;
+    v_wait double precision := 0;
 begin
+    if p_per_second not between 0.001 and 100000 then
+        raise exception 'per_second must be between 0.001 and 100000' using errcode = 'CL005';
+    end if;
     for v_job in
         select * from chartloom.job_queue
         where id = any(p_job_ids) and status = 'dead_letter'
         order by id for update skip locked
     loop
+        v_wait := coalesce(v_place / p_per_second, 0);
         update chartloom.job_queue
-        set status = 'pending', is_ready = true, completed_at = null, error = null, retry_count = 0, lease_losses = 0,
-            scheduled_at = chartloom.clock(),
+        set status = 'pending', is_ready = v_wait = 0, completed_at = null, error = null, retry_count = 0,
+            lease_losses = 0, created_at = v_now, scheduled_at = v_now + make_interval(secs => v_wait),
             fair_tag = chartloom.next_fair_tag(v_job.job_type, v_job.priority, v_job.fairness_key)
         where id = v_job.id;
         update public.shell_files set status = 'processing', processing_error = null
         where id = v_job.shell_file_id and status = 'failed' and current_run_id = (v_job.payload ->> 'run_id')::uuid;
         perform chartloom.wake(v_job.job_type, 1);
+        v_place := v_place + 1;
         return next v_job.id;
     end loop;
 end
@@ -1097,7 +1107,7 @@ to chartloom_sweeper, chartloom_operator;
 
 grant execute on function
 chartloom.enqueue_job_v3(text, text, jsonb, integer, timestamptz, text, text, text, integer),
-chartloom.redrive_jobs(bigint[]),
+chartloom.redrive_jobs(bigint[], double precision),
 chartloom.cancel_document_jobs(uuid)
 to chartloom_operator, service_role;
 

@@ -366,3 +366,17 @@ async def test_a_job_that_is_put_off_for_ever_ends(owner: asyncpg.Connection) ->
     job = await owner.fetchrow(CLAIM, "worker")
     await owner.execute("select chartloom.release_job($1, $2, 30, 'busy', 'later')", job_id, job["lease_token"])
     assert await status(owner, job_id) == "dead_letter"
+
+
+async def test_dead_letters_come_back_at_the_rate_asked_for(owner: asyncpg.Connection) -> None:
+    ids = [await enqueue(owner) for _ in range(10)]
+    for _ in ids:
+        job = await owner.fetchrow(CLAIM, "worker")
+        await owner.execute("select chartloom.fail_job($1, $2, 'x', 'y', false)", job["job_id"], job["lease_token"])
+    assert len(await owner.fetch("select chartloom.redrive_jobs($1::bigint[], 2)", ids)) == 10
+    claim_all = "select * from chartloom.claim_jobs('w', array['ocr'], 100)"
+    assert len(await owner.fetch(claim_all)) == 1
+    await move_clock(owner, "2.1 seconds")
+    assert len(await owner.fetch(claim_all)) == 4
+    await move_clock(owner, "6 seconds")
+    assert len(await owner.fetch(claim_all)) == 5
