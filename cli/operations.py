@@ -162,9 +162,7 @@ def redrive_dead_letters(
     job_type: Annotated[str | None, typer.Option("--type", help="All of this type.")] = None,
     code: Annotated[str | None, typer.Option(help="All that ended with this code.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="So many a second; all at once without it.")
-    ] = None,
+    per_second: Annotated[float | None, typer.Option(min=0.001, help="So many a second; else all at once.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say which.")] = False,
 ) -> None:
     """Run dead letters again, with all their retries."""

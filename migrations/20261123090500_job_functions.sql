@@ -1003,6 +1003,7 @@ begin
         order by id for update skip locked
     loop
         v_wait := coalesce(v_place / p_per_second, 0);
+        -- created_at, too: how long it may be put off is counted anew.
         update chartloom.job_queue
         set status = 'pending', is_ready = v_wait = 0, completed_at = null, error = null, retry_count = 0,
             lease_losses = 0, created_at = v_now, scheduled_at = v_now + make_interval(secs => v_wait),
