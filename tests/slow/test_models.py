@@ -1,4 +1,4 @@
-"""The models of the protocol, checked exhaustively; those that are broken on purpose fail, so a pass means something."""
+"""The models of the protocol, checked exhaustively; those broken on purpose fail, so that a pass means something."""
 
 import shutil
 import subprocess
