@@ -62,12 +62,14 @@ $$;
 
 -- Null is valid: a context is made then. All zeros are not a context, by the same recommendation.
 create function chartloom.is_traceparent(p_traceparent text) returns boolean
-language sql immutable
+language plpgsql immutable
 set search_path = ''
 as $$
-    select p_traceparent is null or (
+begin
+    return p_traceparent is null or (
         p_traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' and p_traceparent !~ '^00-0{32}|-0{16}-'
-    )
+    );
+end
 $$;
 
 create function chartloom.trace_id(p_traceparent text) returns text
