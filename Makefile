@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
 	@$(VENV)/bin/pytest -m "not slow"
 
 .PHONY: test-slow
-test-slow: $(VENV)/.installed-dev ## Run the slow tests: chaos, load, whole documents
+test-slow: $(VENV)/.installed-dev ## Run the slow tests: fresh clones, each service alone, formal models
 	@$(VENV)/bin/pytest -m slow
 
 .PHONY: bench
@@ -94,7 +94,7 @@ $(VENV)/bin/pip:
 define install
 	$(call step,Installing $(1) (a minute or so the first time),$(PIP) install --require-hashes -r $(1) || { echo '$(PIP_HINT)' >&2; exit 1; })
 	$(call step,Installing this checkout,$(PIP) install --no-deps --no-build-isolation --editable .)
-	$(call step,Compiling the terminology,$(VENV)/bin/python -m services.ai.local.terminology)
+	$(call step,Compiling the terminology,$(VENV)/bin/python -m services.ai.local.terminology >/dev/null)
 endef
 PIP_HINT := pip could not install the packages. It needs a network, and on Linux glibc 2.34 or newer (ldd --version).
 

@@ -17,6 +17,7 @@ from shared.database import connect
 from shared.errors import ConfigurationError
 from shared.migrate import FOLDER, migrate, pending
 
+from .command import command
 from .embedded_postgres import EmbeddedPostgres
 
 CHECKOUT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ class Deployment:
         """A connection as the owner. Raises ConfigurationError where nobody answers."""
         try:
             connection = await connect(self.owner_url, application_name="chartloom cli")
-        except (OSError, asyncpg.PostgresError) as error:
+        except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             parts = urlsplit(self.owner_url)
             raise ConfigurationError(
                 "database_away",
@@ -69,6 +70,7 @@ async def open_deployment(migrations: Migrations = "require") -> AsyncIterator[D
     """
     home = home_folder()
     home.mkdir(parents=True, exist_ok=True)
+    (home / "storage").mkdir(mode=0o700, exist_ok=True)
     storage_url = os.environ.get("STORAGE_URL") or (home / "storage").as_uri()
     if url := os.environ.get("DATABASE_URL"):
         deployment = Deployment(url, dict.fromkeys(SERVICES, url), storage_url, home, is_embedded=False)
@@ -78,7 +80,7 @@ async def open_deployment(migrations: Migrations = "require") -> AsyncIterator[D
             elif migrations == "require" and (missing := await pending(connection)):
                 raise ConfigurationError(
                     "migrations_pending",
-                    f"{len(missing)} migrations are not applied to this database: chartloom migrate.",
+                    f"{len(missing)} migrations are not applied to this database: {command()} migrate.",
                 )
         yield deployment
         return

@@ -9,7 +9,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from .command import command
 from .documents import Submitted
+
+TIMELINE_LINES = 12
 
 STAGE_TITLES = {
     "ocr": "read",
@@ -47,7 +50,7 @@ def progress(
         by_type = {stage["job_type"]: stage for stage in stages.get(document.shell_file_id, [])}
         status = statuses.get(document.shell_file_id, "uploading")
         table.add_row(
-            Path(document.name).name,
+            Text(Path(document.name).name),
             *(_cell(by_type.get(job_type)) for job_type in known),
             Text(status, _STATUS_STYLE.get(status, "")),
         )
@@ -57,7 +60,8 @@ def progress(
 def stage_line(document: Submitted, stage: Mapping[str, Any]) -> str:
     """One change, for output that is no terminal."""
     title = STAGE_TITLES.get(stage["job_type"], stage["job_type"])
-    return f"{Path(document.name).name}: {title} {_MARKS[stage['status']][0]}"
+    reason = f" ({stage['error_code']})" if stage["error_code"] else ""
+    return f"{Path(document.name).name}: {title} {_MARKS[stage['status']][0]}{reason}"
 
 
 def findings(document: Mapping[str, Any]) -> Group:
@@ -74,24 +78,37 @@ def findings(document: Mapping[str, Any]) -> Group:
             str(entity["source"]["page"]),
             entity["kind"],
             entity["label"],
-            _details(entity),
+            Text(_details(entity)),
             Text(f"“{' '.join(entity['source']['quote'].split())}”", "italic"),
         )
+    if not document["entities"]:
+        return Group(heading, Text(""))
     heading.append(f"  {len(document['pages'])} page(s), {len(document['entities'])} findings", "dim")
     parts: list[Any] = [heading, table]
+    dated = [entry for entry in document["timeline"] if entry["date"]]
+    if dated:
+        parts.append(Text("Timeline", "bold"))
+        parts += [Text(f"  {entry['date']:<10}  {entry['title']}") for entry in dated[:TIMELINE_LINES]]
+        if len(dated) > TIMELINE_LINES:
+            parts.append(Text(f"  … and {len(dated) - TIMELINE_LINES} more, in --json", "dim"))
     if document["narrative"]:
-        parts += [Text("In words:", "bold"), Text(document["narrative"])]
+        parts += [Text("In words", "bold"), Text(document["narrative"])]
     return Group(*parts, Text(""))
 
 
 def print_next_steps(console: Console, home: Path, json_path: Path | None) -> None:
     """Where to look next."""
     console.print("[bold]Next[/bold]")
-    where = json_path or "OUT.json"
-    console.print(f"  every word with its box, every fact with its place:  chartloom process FILE --json {where}")
-    console.print("  keep it running and watch the queue:  chartloom up,  chartloom status,  chartloom jobs")
-    console.print(f"  what the services said:  {home / 'logs'}")
-    console.print("  how it works:  docs/architecture.md,  docs/job-contract.md")
+    name = command()
+    lines = [
+        f"every word with its box, every fact with its place:  {name} process FILE --json {json_path or 'OUT.json'}",
+        f"keep it running and watch the queue:  {name} up,  {name} status,  {name} jobs",
+        f"what the services said:  {home / 'logs'}",
+        f"your files and what was found stay in:  {home}",
+        "how it works:  docs/architecture.md,  docs/job-contract.md",
+    ]
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _details(entity: Mapping[str, Any]) -> str:
@@ -122,6 +139,8 @@ def _cell(stage: Mapping[str, Any] | None) -> Text:
     mark, style = _MARKS[stage["status"]]
     if stage["worked_s"] is not None and stage["status"] in ("completed", "processing"):
         mark = f"{mark} {stage['worked_s']:.1f} s"
+    if stage["error_code"]:
+        mark = f"{mark}: {stage['error_code']}"
     return Text(mark, style)
 
 

@@ -15,6 +15,7 @@ import asyncpg
 from shared.errors import ConfigurationError
 from shared.migrate import pending
 
+from .command import command
 from .deployment import SERVICES, Deployment, home_folder, open_deployment
 
 Verdict = Literal["ok", "note", "missing"]
@@ -123,7 +124,7 @@ async def _database(deployment: Deployment) -> AsyncIterator[Finding]:
         yield Finding("ok", "database", f"Postgres {connection.get_server_version().major}, {where}")
         missing = await pending(connection)
         yield (
-            Finding("missing", "migrations", f"{len(missing)} to apply: chartloom migrate")
+            Finding("missing", "migrations", f"{len(missing)} to apply: {command()} migrate")
             if missing
             else Finding("ok", "migrations", "up to date")
         )
@@ -134,7 +135,7 @@ async def _database(deployment: Deployment) -> AsyncIterator[Finding]:
         yield (
             Finding("ok", "workers", f"{count} alive")
             if count
-            else Finding("note", "workers", f"none running: chartloom up starts {', '.join(SERVICES)}")
+            else Finding("note", "workers", f"none running: {command()} up starts {', '.join(SERVICES)}")
         )
 
 

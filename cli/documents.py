@@ -21,7 +21,7 @@ DEVELOPMENT_USER = UUID("00000000-0000-4000-8000-000000000001")
 FINAL = frozenset({"completed", "failed", "quarantined", "cancelled"})
 
 _STAGES = """
-select id as job_id, job_type, status, shell_file_id,
+select id as job_id, job_type, status, shell_file_id, error ->> 'code' as error_code,
     retry_count + lease_losses + case when status in ('processing', 'completed', 'dead_letter') then 1 else 0 end
         as attempts,
     extract(epoch from coalesce(started_at, now()) - created_at)::float as queued_s,
@@ -115,7 +115,14 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
             for row in await _run_rows(connection, "healthcare_timeline_events", run_id)
         ],
         "stages": [
-            {**stage, "queued_s": _seconds(stage["queued_s"]), "worked_s": _seconds(stage["worked_s"])}
+            {
+                "job_id": stage["job_id"],
+                "job_type": stage["job_type"],
+                "status": stage["status"],
+                "attempts": stage["attempts"],
+                "queued_s": _seconds(stage["queued_s"]),
+                "worked_s": _seconds(stage["worked_s"]),
+            }
             for stage in (await stages(connection, [file["id"]]))[file["id"]]
         ],
     }

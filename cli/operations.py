@@ -9,10 +9,12 @@ from uuid import UUID
 import asyncpg
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from shared.migrate import migrate as apply_migrations
 
 from . import contract_check, doctor
+from .command import command
 from .console import err, out, run
 from .deployment import Migrations, open_deployment
 
@@ -36,7 +38,7 @@ def _table(rows: list[asyncpg.Record], empty: str) -> None:
     for column in rows[0].keys():  # noqa: SIM118 - a Record iterates over its values
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(Text(_text(value)) for value in row.values()))
     out.print(table)
 
 
@@ -75,7 +77,7 @@ def status() -> None:
                 "select worker_id, service, version, heartbeat_at, details from chartloom.workers "
                 "where heartbeat_at > now() - interval '1 minute' order by service, worker_id"
             ),
-            "No worker is alive: chartloom up starts them.",
+            f"No worker is alive: {command()} up starts them.",
         )
 
     run(_with_owner(work))
@@ -85,7 +87,7 @@ def status() -> None:
 def jobs(
     document: Annotated[UUID | None, typer.Option(help="Only the jobs of this document.")] = None,
     job_status: Annotated[str | None, typer.Option("--status", help="Only jobs in this status.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
 ) -> None:
     """The latest jobs, newest first."""
 
@@ -133,7 +135,7 @@ async def _list_dead(connection: asyncpg.Connection, job_type: str | None, code:
 
 
 @dead_letters.command("show")
-def show_dead_letter(job_id: int) -> None:
+def show_dead_letter(job_id: Annotated[int, typer.Argument(help="As listed.")]) -> None:
     """One job, with every attempt that failed."""
 
     async def work(connection: asyncpg.Connection) -> None:
@@ -171,14 +173,16 @@ def redrive_dead_letters(
         raise typer.Exit(2)
 
     async def work(connection: asyncpg.Connection) -> None:
-        chosen = job_ids or await _list_dead(connection, job_type, code)
+        found = await _list_dead(connection, job_type, code)
+        chosen = [job_id for job_id in job_ids if job_id in found] if job_ids else found
+        if job_ids and len(chosen) < len(job_ids):
+            err.print(f"{len(job_ids) - len(chosen)} are no dead letters and are passed over.")
         if dry_run:
             out.print(f"{len(chosen)} would run again.")
             return
         rows = await connection.fetch("select chartloom.redrive_jobs($1::bigint[], $2) as id", chosen, per_second)
-        out.print(f"{len(rows)} run again.")
-        if len(rows) < len(chosen):
-            err.print(f"{len(chosen) - len(rows)} are no dead letters and were passed over.")
+        out.print(f"{len(rows)} are queued again; services that run take them.")
+        if len(rows) < len(job_ids or chosen):
             raise typer.Exit(1)
 
     run(_with_owner(work))

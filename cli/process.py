@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import asyncpg
 from rich.console import Console
 from rich.live import Live
 
+from shared.errors import ConfigurationError
 from shared.service import VERSION
 from shared.storage import open_storage
 from shared.telemetry import configure_telemetry, flush_telemetry
 
 from . import display, documents
+from .command import command
 from .deployment import Deployment, open_deployment
 from .supervisor import Supervisor
 
@@ -39,6 +42,8 @@ async def process(request: Request, out: Console, err: Console) -> list[dict[str
     # Looking on is no part of a document's trace; its upload is, by spans of its own.
     configure_telemetry(service="cli", version=VERSION, instance="cli", trace_statements=False)
     interrupted = interruptible()
+    if request.json_out and not os.access(request.json_out.absolute().parent, os.W_OK):
+        raise ConfigurationError("json_not_writable", f"--json {request.json_out}: its folder can't be written.")
     try:
         async with open_deployment("apply") as deployment:
             described, finished = await _submit_and_watch(deployment, request, err, interrupted)
@@ -48,9 +53,10 @@ async def process(request: Request, out: Console, err: Console) -> list[dict[str
         out.print(display.findings(document))
     if request.json_out:
         request.json_out.write_text(json.dumps({"documents": described}, ensure_ascii=False, indent=1))
-        out.print(f"[bold]Written[/bold] {request.json_out}\n", highlight=False)
+        out.print(f"Written: {request.json_out}\n", highlight=False, markup=False)
     if not finished:
-        err.print("[red]Not every document was done in time[/red]; chartloom up goes on with them.")
+        why = "Interrupted" if interrupted.is_set() else "Not every document was done in time"
+        err.print(f"{why}. Nothing is lost: {command()} up goes on with them.", style="red", highlight=False)
     display.print_next_steps(out, deployment.home, request.json_out)
     return described
 
@@ -120,7 +126,7 @@ class _Watch:
                 change = (stage["job_id"], stage["status"])
                 if change not in self._told and stage["status"] != "pending":
                     self._told.add(change)
-                    self._err.print(display.stage_line(document, stage), highlight=False)
+                    self._err.print(display.stage_line(document, stage), highlight=False, markup=False)
 
 
 def interruptible() -> asyncio.Event:

@@ -114,6 +114,10 @@ def main() -> None:
         asyncio.run(_main(url, Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))
     except ConfigurationError as error:
         sys.exit(error.message)
+    except (OSError, ValueError, asyncpg.InterfaceError) as error:
+        sys.exit(f"DATABASE_URL: no database answers there ({type(error).__name__}).")
+    except asyncpg.PostgresError as error:
+        sys.exit(f"The database refused (SQLSTATE {error.sqlstate}): {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``python -m services.sweeper``: watches the queue until told to stop."""
 
 from shared.errors import ConfigurationError
-from shared.service import Runtime, run_service
+from shared.service import VERSION, Runtime, run_service
 from shared.settings import ServiceSettings, exit_misconfigured, load_settings
 
 from .handler import Sweeper
@@ -14,7 +14,7 @@ def main() -> None:
         exit_misconfigured(error)
 
     def build(runtime: Runtime) -> Sweeper:
-        return Sweeper(pool=runtime.pool, listener=runtime.listener)
+        return Sweeper(pool=runtime.pool, listener=runtime.listener, worker_id=settings.worker_id, version=VERSION)
 
     run_service("sweeper", settings, topics=["changes"], build=build)
 

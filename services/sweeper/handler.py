@@ -10,6 +10,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from shared.database import CONNECTION_ERRORS
+from shared.jobs import heartbeat_jobs
 from shared.listener import Listener
 from shared.logs import describe_error
 from shared.telemetry import meter
@@ -29,8 +30,10 @@ _leases_lost = meter.create_counter("chartloom_leases_lost", description="Leases
 class Sweeper:
     """Wakes by NOTIFY when something changes, and by itself when the next lease or retry is due."""
 
-    def __init__(self, *, pool: asyncpg.Pool, listener: Listener) -> None:
+    def __init__(self, *, pool: asyncpg.Pool, listener: Listener, worker_id: str, version: str) -> None:
         self._pool = pool
+        self._worker_id = worker_id
+        self._version = version
         self._listener = listener
         self._stopping = False
         self._database_ok = False
@@ -80,6 +83,7 @@ class Sweeper:
             return
         if time.monotonic() - self._depths_read_at > DEPTHS_EVERY_SECONDS:
             self._depths = await self._pool.fetch("select * from chartloom.queue_depths()")
+            await self._show_that_it_lives()
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():
             await self.sweep()
@@ -88,6 +92,17 @@ class Sweeper:
             await self._listener.sleep(seconds)
         if not self._stopping:
             await asyncio.sleep(SHORTEST_SLEEP_SECONDS)
+
+    async def _show_that_it_lives(self) -> None:
+        await heartbeat_jobs(
+            self._pool,
+            worker_id=self._worker_id,
+            service="sweeper",
+            version=self._version,
+            jobs=[],
+            lease_seconds=60,
+            details={},
+        )
 
     async def sweep(self) -> int:
         """Returns expired leases and due retries to the ready queue. Returns how many of the larger of the two."""

@@ -141,6 +141,33 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_complete(home: Path,
     assert "asthma" in done.stdout
     listed = chartloom("dead-letters", "list", "--code", "file_empty")
     assert "file_empty" in listed.stdout
+    would = chartloom("dead-letters", "redrive", "999999", "--dry-run")
+    assert "0 would run again" in would.stdout
+
+
+def test_a_result_that_could_not_be_written_is_refused_before_the_work(home: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("Diagnosis: gout.\n")
+    done = chartloom("process", note, "--json", tmp_path / "nowhere" / "out.json")
+    assert done.returncode == 2
+    assert "--json" in done.stderr
+    assert "read" not in done.stderr.split("--json")[0]
+
+
+def test_a_database_url_that_is_none_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "nonsense")
+    done = chartloom("status")
+    assert done.returncode == 2
+    assert "DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_file_names_are_shown_as_they_are(home: Path, tmp_path: Path) -> None:
+    note = tmp_path / "scan [copy].txt"
+    note.write_text("Diagnosis: gout. Allopurinol 100 mg oral once daily since 2019.\n")
+    done = chartloom("process", note)
+    assert "scan [copy].txt: read done" in done.stderr
+    assert "scan [copy].txt  completed" in done.stdout
 
 
 def test_the_same_bytes_of_the_same_patient_are_read_once(home: Path, tmp_path: Path) -> None:

@@ -86,9 +86,7 @@ def test_a_path_of_one_machine_is_found(tmp_path: Path, path: str) -> None:
     assert [(finding.path, finding.line) for finding in checks.no_machine_paths(tmp_path, [file])] == [(file, 2)]
 
 
-@pytest.mark.parametrize(
-    "text", ["docs/work/x", "https://example.org/root/x", "$HOME/work/x", "/var/lib/x"]
-)
+@pytest.mark.parametrize("text", ["docs/work/x", "https://example.org/root/x", "$HOME/work/x", "/var/lib/x"])
 def test_a_path_that_works_everywhere_is_fine(tmp_path: Path, text: str) -> None:
     file = write(tmp_path, "README.md", text)
     assert list(checks.no_machine_paths(tmp_path, [file])) == []
