@@ -70,7 +70,7 @@ class Handler(Generic[P, R]):
 
 
 class Worker:
-    """Runs the jobs of one service until ``stop`` is called. One claimer a process: more made it slower (research)."""
+    """Runs the jobs of one service until ``stop`` is called. One claimer a process: more only wait for one another."""
 
     def __init__(
         self,

@@ -1,0 +1,269 @@
+-- Claiming: what is due becomes ready, what is ready is given out, under caps and fairly.
+
+-- What waited for a retry or for its time, and is due, becomes ready. Any worker does this as part of its claim.
+create function chartloom.promote_due_jobs(p_limit integer default 100) returns integer
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_job record;
+    v_count integer := 0;
+begin
+    for v_job in
+        select id, job_type, priority, fairness_key from chartloom.job_queue
+        where not is_ready and status in ('pending', 'failed') and scheduled_at <= chartloom.clock()
+        order by scheduled_at limit p_limit for update skip locked
+    loop
+        update chartloom.job_queue
+        set status = 'pending', is_ready = true,
+            fair_tag = chartloom.next_fair_tag(v_job.job_type, v_job.priority, v_job.fairness_key)
+        where id = v_job.id;
+        perform chartloom.wake(v_job.job_type, 1);
+        v_count := v_count + 1;
+    end loop;
+    return v_count;
+end
+$$;
+
+create function chartloom.assert_may_work(p_job_types text[]) returns void
+language plpgsql stable
+set search_path = ''
+as $$
+declare
+    v_refused text;
+begin
+    select wanted.job_type into v_refused
+    from unnest(p_job_types) as wanted (job_type)
+    left join chartloom.job_types as t on t.job_type = wanted.job_type
+    where t.job_type is null
+        -- current_user is the owner here (the caller is SECURITY DEFINER): the owner may, to prove the contract.
+        or (
+            chartloom.caller_role() <> current_user
+            and not pg_has_role(chartloom.caller_role(), t.worker_role, 'MEMBER')
+        )
+    limit 1;
+    if found then
+        raise exception 'role "%" may not work jobs of type "%"', chartloom.caller_role(), v_refused
+            using errcode = 'CL006';
+    end if;
+end
+$$;
+
+-- How many jobs of a capped type may still start. Locks the type: claimers of a capped type take turns, else two would count
+-- the same free place. What counts is live leases, not rows in `processing`: a dead worker's place is free when its lease ends.
+create function chartloom.free_places(p_type chartloom.job_types, p_wanted integer) returns integer
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_live integer;
+begin
+    if p_type.max_processing is null and p_type.max_processing_per_key is null then
+        return p_wanted;
+    end if;
+    perform from chartloom.job_types where job_type = p_type.job_type for no key update;
+    if p_type.max_processing is null then
+        return p_wanted;
+    end if;
+    select count(*) into v_live from chartloom.job_queue
+    where job_type = p_type.job_type and status = 'processing' and lease_expires_at > chartloom.clock();
+    return greatest(least(p_wanted, p_type.max_processing - v_live), 0);
+end
+$$;
+
+-- The next jobs of one type and priority, locked. With a cap per key it looks at a bounded number from the head of the queue;
+-- fair queueing has put the other keys there.
+create function chartloom.pick_jobs(p_type chartloom.job_types, p_priority smallint, p_from_tag bigint, p_limit integer)
+returns bigint[]
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_ids bigint[];
+begin
+    if p_type.max_processing_per_key is null then
+        select array_agg(picked.id) into v_ids from (
+            select q.id from chartloom.job_queue as q
+            where q.is_ready and q.job_type = p_type.job_type and q.priority = p_priority and q.fair_tag >= p_from_tag
+            order by q.fair_tag, q.id
+            limit p_limit for update skip locked
+        ) as picked;
+        return v_ids;
+    end if;
+    select array_agg(picked.id) into v_ids from (
+        select q.id from chartloom.job_queue as q
+        where q.is_ready and q.id in (
+            select c.id from (
+                select h.id, h.fairness_key,
+                    row_number() over (partition by h.fairness_key order by h.fair_tag, h.id) as place
+                from (
+                    select r.id, r.fairness_key, r.fair_tag from chartloom.job_queue as r
+                    where r.is_ready and r.job_type = p_type.job_type and r.priority = p_priority
+                        and r.fair_tag >= p_from_tag
+                    order by r.fair_tag, r.id limit p_limit * 4 + 100
+                ) as h
+            ) as c
+            where c.place + (
+                select count(*) from chartloom.job_queue as l
+                where l.job_type = p_type.job_type and l.fairness_key = c.fairness_key and l.status = 'processing'
+                    and l.lease_expires_at > chartloom.clock()
+            ) <= p_type.max_processing_per_key
+        )
+        order by q.fair_tag, q.id
+        limit p_limit for update skip locked
+    ) as picked;
+    return v_ids;
+end
+$$;
+
+-- Claims up to p_limit jobs, the types in the order given. Within a type: priority, then fair between patients, then age.
+create function chartloom.claim_jobs(
+    p_worker_id text,
+    p_job_types text[],
+    p_limit integer,
+    p_lease_seconds integer default 60
+) returns table (
+    job_id bigint,
+    job_type text,
+    payload jsonb,
+    lease_token uuid,
+    attempt integer,
+    scheduled_at timestamptz,
+    run_deadline_at timestamptz,
+    traceparent text,
+    shell_file_id uuid
+)
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := chartloom.clock();
+    v_name text;
+    v_type chartloom.job_types;
+    v_head chartloom.queue_heads;
+    v_room integer := p_limit;
+    v_places integer;
+    v_ids bigint[];
+    v_known smallint[];
+    v_whole boolean;
+begin
+    if coalesce(p_limit not between 1 and 1000 or p_lease_seconds not between 1 and 3600, true) then
+        raise exception 'limit must be between 1 and 1000, lease between 1 and 3600 seconds' using errcode = 'CL005';
+    end if;
+    perform chartloom.assert_may_work(p_job_types);
+    if exists (
+        select from chartloom.job_queue
+        where not is_ready and status in ('pending', 'failed') and scheduled_at <= v_now
+    ) then
+        perform chartloom.promote_due_jobs();
+    end if;
+    foreach v_name in array p_job_types loop
+        exit when v_room = 0;
+        select * into v_type from chartloom.job_types where job_type = v_name;
+        v_places := chartloom.free_places(v_type, v_room);
+        continue when v_places = 0;
+        v_known := '{}';
+        loop
+            select * into v_head from chartloom.queue_heads
+            where job_type = v_name and priority <> all(v_known) order by priority desc limit 1;
+            if not found then
+                -- Came short: is there a priority that nobody has met yet?
+                exit when not chartloom.ensure_heads(v_name);
+                continue;
+            end if;
+            v_known := v_known || v_head.priority;
+            -- Once a second somebody reads from the very start: a job may have been committed late, with an old tag.
+            v_whole := v_head.scanned_at <= v_now - interval '1 second';
+            v_ids := chartloom.pick_jobs(
+                v_type, v_head.priority, case when v_whole then 0 else v_head.head_tag end, v_places
+            );
+            if v_ids is not null then
+                v_places := v_places - cardinality(v_ids);
+                v_room := v_room - cardinality(v_ids);
+                return query
+                with claimed as (
+                    update chartloom.job_queue as q
+                    set status = 'processing', is_ready = false, worker_id = p_worker_id,
+                        lease_token = gen_random_uuid(), started_at = v_now, heartbeat_at = v_now,
+                        lease_expires_at = v_now + make_interval(secs => p_lease_seconds),
+                        run_deadline_at = v_now + make_interval(secs => v_type.max_run_seconds)
+                    where q.id = any(v_ids)
+                    returning q.*
+                ),
+                opened as (
+                    update public.shell_files as f set status = 'processing'
+                    from claimed as c where f.id = c.shell_file_id and f.status = 'queued'
+                )
+                select c.id, c.job_type, c.payload, c.lease_token, c.retry_count + 1, c.scheduled_at,
+                    c.run_deadline_at, c.traceparent, c.shell_file_id
+                from claimed as c;
+            end if;
+            if v_whole then
+                perform chartloom.advance_head(v_head, v_now);
+                -- Also while there is more than enough to do: a new, higher priority must not wait for a short claim.
+                perform chartloom.ensure_heads(v_name);
+            end if;
+            exit when v_places = 0;
+        end loop;
+    end loop;
+end
+$$;
+
+-- A row for each priority that waits, found by skipping from one to the next in the ready index. Claims make them, not
+-- enqueues: an enqueue that is long in committing would hold up every other.
+create function chartloom.ensure_heads(p_job_type text) returns boolean
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    insert into chartloom.queue_heads (job_type, priority)
+    with recursive priorities as (
+        (
+            select priority from chartloom.job_queue where is_ready and job_type = p_job_type
+            order by priority limit 1
+        )
+        union all
+        select (
+            select q.priority from chartloom.job_queue as q
+            where q.is_ready and q.job_type = p_job_type and q.priority > p.priority
+            order by q.priority limit 1
+        )
+        from priorities as p where p.priority is not null
+    )
+    select p_job_type, priority from priorities where priority is not null
+    on conflict do nothing;
+    return found;
+end
+$$;
+
+-- Moves the head up to the smallest tag that still waits; with none waiting, to the largest that is being worked on.
+create function chartloom.advance_head(p_head chartloom.queue_heads, p_now timestamptz) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_tag bigint;
+begin
+    -- One process a second does this; whoever comes second has nothing to wait for.
+    perform from chartloom.queue_heads
+    where job_type = p_head.job_type and priority = p_head.priority and scanned_at = p_head.scanned_at
+    for update skip locked;
+    if not found then
+        return;
+    end if;
+    select fair_tag into v_tag from chartloom.job_queue
+    where is_ready and job_type = p_head.job_type and priority = p_head.priority
+    order by fair_tag limit 1;
+    if not found then
+        select max(fair_tag) into v_tag from chartloom.job_queue
+        where job_type = p_head.job_type and status = 'processing' and priority = p_head.priority;
+    end if;
+    update chartloom.queue_heads
+    set scanned_at = p_now, head_tag = greatest(head_tag, coalesce(v_tag, head_tag))
+    where job_type = p_head.job_type and priority = p_head.priority;
+end
+$$;
+
+-- Postgres lets everybody execute a new function; these are only for whom they are granted to.
+revoke execute on all functions in schema chartloom from public;

@@ -1,0 +1,302 @@
+-- The ends of an attempt that its holder decides: completed, handed to children, failed, handed back.
+
+-- Everything that a finished job leaves behind, beside itself: the next steps, the join of its group, its document's status.
+create function chartloom.follow_up(p_job chartloom.job_queue, p_traceparent text)
+returns table (job_id bigint, job_type text)
+language plpgsql volatile
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    v_next chartloom.job_types;
+    v_group chartloom.job_groups;
+    v_is_last boolean := true;
+begin
+    if p_job.payload = '{"noop": true}' then
+        perform chartloom.wake('changes', 0);
+        return;
+    end if;
+    if p_job.group_id is not null then
+        -- The row lock orders the children: exactly one of them sees zero.
+        update chartloom.job_groups set remaining = remaining - 1 where id = p_job.group_id returning * into v_group;
+        v_is_last := false;
+        if v_group.remaining = 0 then
+            select * into v_next from chartloom.job_types where job_type = v_group.join_job_type;
+            job_type := v_next.job_type;
+            job_id := chartloom.insert_job(
+                v_next, v_group.join_payload, p_job.priority, null, null, p_job.fairness_key,
+                coalesce(p_traceparent, p_job.traceparent), null, p_job.shell_file_id, p_job.patient_id
+            );
+            return next;
+        end if;
+    end if;
+    for v_next in
+        select t.* from chartloom.pipeline_steps as s
+        join chartloom.job_types as t on t.job_type = s.next_job_type
+        where s.after_job_type = p_job.job_type
+        order by t.job_type
+    loop
+        v_is_last := false;
+        job_type := v_next.job_type;
+        job_id := chartloom.insert_job(
+            v_next, p_job.payload, p_job.priority, null, null, p_job.fairness_key,
+            coalesce(p_traceparent, p_job.traceparent), null, p_job.shell_file_id, p_job.patient_id
+        );
+        return next;
+    end loop;
+    if v_is_last and p_job.shell_file_id is not null then
+        update public.shell_files set status = 'completed', completed_at = chartloom.clock(), processing_error = null
+        where id = p_job.shell_file_id and current_run_id = (p_job.payload ->> 'run_id')::uuid;
+    end if;
+    if job_id is null then
+        -- Nothing was enqueued whose wake-up observers would share.
+        perform chartloom.wake('changes', 0);
+    end if;
+end
+$$;
+
+-- Moves a job out of the hot table.
+create function chartloom.archive_job(p_job chartloom.job_queue, p_status text, p_result jsonb) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    insert into chartloom.job_archive (
+        id, job_type, job_category, payload, status, priority, fairness_key, scheduled_at, created_at, started_at,
+        completed_at, retry_count, max_retries, lease_losses, worker_id, result, error, idempotency_key, traceparent,
+        shell_file_id, patient_id, group_id
+    )
+    values (
+        p_job.id, p_job.job_type, p_job.job_category, p_job.payload, p_status, p_job.priority, p_job.fairness_key,
+        p_job.scheduled_at, p_job.created_at, p_job.started_at, chartloom.clock(), p_job.retry_count,
+        p_job.max_retries, p_job.lease_losses, p_job.worker_id, p_result, null, p_job.idempotency_key,
+        p_job.traceparent, p_job.shell_file_id, p_job.patient_id, p_job.group_id
+    );
+end
+$$;
+
+-- Completes a job and enqueues what follows it. Call it in the transaction that wrote the result.
+create function chartloom.complete_job(
+    p_job_id bigint,
+    p_lease_token uuid,
+    p_result jsonb default null,
+    p_traceparent text default null
+) returns table (job_id bigint, job_type text)
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_job chartloom.job_queue;
+begin
+    delete from chartloom.job_queue where id = p_job_id and lease_token = p_lease_token returning * into v_job;
+    if not found then
+        perform chartloom.refuse_lease(p_job_id);
+    end if;
+    perform chartloom.archive_job(v_job, 'completed', p_result);
+    return query select * from chartloom.follow_up(v_job, p_traceparent);
+end
+$$;
+
+-- Completes many at once, each by its own lease: for jobs whose result is all in p_results (a JSON array, in the order of the
+-- ids). One that was lost or cancelled is told so and does not hinder the others.
+create function chartloom.complete_jobs(p_job_ids bigint[], p_lease_tokens uuid[], p_results jsonb default null)
+returns table (job_id bigint, state text)
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := chartloom.clock();
+    v_done bigint[];
+    v_followed chartloom.job_queue[];
+    v_job chartloom.job_queue;
+begin
+    with gone as (
+        -- id = any(…) reads the primary key in order, so two batches meet in the same order.
+        delete from chartloom.job_queue as q
+        where q.id = any(p_job_ids) and q.lease_token = any(p_lease_tokens)
+        returning q as job, q.id, q.payload
+    ),
+    kept as (
+        insert into chartloom.job_archive (
+            id, job_type, job_category, payload, status, priority, fairness_key, scheduled_at, created_at, started_at,
+            completed_at, retry_count, max_retries, lease_losses, worker_id, result, idempotency_key, traceparent,
+            shell_file_id, patient_id, group_id
+        )
+        select (g.job).id, (g.job).job_type, (g.job).job_category, (g.job).payload, 'completed', (g.job).priority,
+            (g.job).fairness_key, (g.job).scheduled_at, (g.job).created_at, (g.job).started_at, v_now,
+            (g.job).retry_count, (g.job).max_retries, (g.job).lease_losses, (g.job).worker_id,
+            p_results -> (array_position(p_job_ids, (g.job).id) - 1), (g.job).idempotency_key, (g.job).traceparent,
+            (g.job).shell_file_id, (g.job).patient_id, (g.job).group_id
+        from gone as g
+    )
+    select array_agg(g.id), array_agg(g.job) filter (where g.payload <> '{"noop": true}') into v_done, v_followed
+    from gone as g;
+    foreach v_job in array coalesce(v_followed, '{}') loop
+        perform chartloom.follow_up(v_job, null);
+    end loop;
+    perform chartloom.wake('changes', 0);
+    if cardinality(v_done) = cardinality(p_job_ids) then
+        return;
+    end if;
+    return query
+    select missing.id,
+        case
+            when exists (select from chartloom.job_archive as a where a.id = missing.id and a.status = 'cancelled')
+                then 'cancelled'
+            else 'lost'
+        end
+    from unnest(p_job_ids) as missing (id)
+    where missing.id <> all(coalesce(v_done, '{}'));
+end
+$$;
+
+-- Completes a job by handing its work to children, and enqueues the join when the last of them is done: exactly once, also
+-- when they finish at the same moment. A child that ends as a dead letter holds the join back until it is redriven.
+create function chartloom.fan_out_job(
+    p_job_id bigint,
+    p_lease_token uuid,
+    p_child_job_type text,
+    p_child_payloads jsonb,
+    p_join_job_type text,
+    p_result jsonb default null,
+    p_traceparent text default null
+) returns setof bigint
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_job chartloom.job_queue;
+    v_child chartloom.job_types;
+    v_join chartloom.job_types;
+    v_group_id bigint;
+    v_payload jsonb;
+    v_id bigint;
+begin
+    select * into v_child from chartloom.job_types where job_type = p_child_job_type;
+    if not found then
+        raise exception 'child_job_type "%" is not known', p_child_job_type using errcode = 'CL003';
+    end if;
+    select * into v_join from chartloom.job_types where job_type = p_join_job_type;
+    if not found then
+        raise exception 'join_job_type "%" is not known', p_join_job_type using errcode = 'CL003';
+    end if;
+    if jsonb_typeof(p_child_payloads) is distinct from 'array'
+        or jsonb_array_length(p_child_payloads) not between 1 and 10000 then
+        raise exception 'child_payloads must be an array of 1 to 10000 payloads' using errcode = 'CL005';
+    end if;
+    delete from chartloom.job_queue where id = p_job_id and lease_token = p_lease_token returning * into v_job;
+    if not found then
+        perform chartloom.refuse_lease(p_job_id);
+    end if;
+    perform chartloom.archive_job(v_job, 'completed', p_result);
+    insert into chartloom.job_groups (parent_job_id, join_job_type, join_payload, remaining, created_at)
+    values (p_job_id, p_join_job_type, v_job.payload, jsonb_array_length(p_child_payloads), chartloom.clock())
+    returning id into v_group_id;
+    for v_payload in select * from jsonb_array_elements(p_child_payloads) loop
+        perform chartloom.validate_payload(p_child_job_type, v_child.payload_schema, v_payload);
+        v_id := chartloom.insert_job(
+            v_child, v_payload, v_job.priority, null, null, v_job.fairness_key,
+            coalesce(p_traceparent, v_job.traceparent), null, v_job.shell_file_id, v_job.patient_id
+        );
+        update chartloom.job_queue set group_id = v_group_id where id = v_id;
+        return next v_id;
+    end loop;
+end
+$$;
+
+-- Ends an attempt in error. Transient errors wait for a retry (exponential, full jitter, by the row's own policy) until
+-- retries are spent; terminal ones, and the last, go to dead letter, and a document's owner is told.
+-- Returns the new status: failed or dead_letter.
+create function chartloom.fail_job(
+    p_job_id bigint,
+    p_lease_token uuid,
+    p_code text,
+    p_message text,
+    p_is_transient boolean
+) returns text
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_job chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
+    v_retries constant boolean := p_is_transient and v_job.retry_count < v_job.max_retries;
+begin
+    perform chartloom.record_error(
+        v_job, case when p_is_transient then 'transient' else 'terminal' end, p_code, p_message
+    );
+    if v_retries then
+        update chartloom.job_queue
+        set status = 'failed', retry_count = retry_count + 1,
+            error = jsonb_build_object('code', p_code, 'message', p_message),
+            -- The exponent is bounded before power() can overflow; the cap bounds the rest.
+            scheduled_at = chartloom.clock() + make_interval(
+                secs => random() * least(backoff_cap_seconds, backoff_base_seconds * power(2, least(retry_count, 30)))
+            ),
+            lease_token = null, lease_expires_at = null, run_deadline_at = null
+        where id = p_job_id;
+        perform chartloom.wake('changes', 0);
+        return 'failed';
+    end if;
+    perform chartloom.bury_job(v_job, p_code, p_message);
+    return 'dead_letter';
+end
+$$;
+
+create function chartloom.bury_job(p_job chartloom.job_queue, p_code text, p_message text) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+begin
+    update chartloom.job_queue
+    set status = 'dead_letter', is_ready = false, completed_at = chartloom.clock(),
+        error = jsonb_build_object('code', p_code, 'message', p_message),
+        lease_token = null, lease_expires_at = null, run_deadline_at = null
+    where id = p_job.id;
+    update public.shell_files
+    set status = 'failed',
+        processing_error = jsonb_build_object('code', p_code, 'message', p_message, 'stage', p_job.job_type)
+    where id = p_job.shell_file_id and current_run_id = (p_job.payload ->> 'run_id')::uuid;
+    perform chartloom.wake('changes', 0);
+end
+$$;
+
+-- Hands a job back without spending an attempt: at a shutdown (no delay), or because the other side asked for patience.
+create function chartloom.release_job(
+    p_job_id bigint,
+    p_lease_token uuid,
+    p_delay_seconds double precision default 0,
+    p_code text default 'released',
+    p_message text default 'Handed back.'
+) returns void
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_job chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
+    v_now constant timestamptz := chartloom.clock();
+begin
+    if p_delay_seconds is null or p_delay_seconds not between 0 and 86400 then
+        raise exception 'delay_seconds must be between 0 and 86400' using errcode = 'CL005';
+    end if;
+    if p_delay_seconds > 0 then
+        perform chartloom.record_error(v_job, 'snoozed', p_code, p_message);
+        if v_job.created_at + make_interval(secs => (
+            select max_age_seconds from chartloom.job_types where job_type = v_job.job_type
+        )) < v_now then
+            perform chartloom.bury_job(v_job, 'put_off_too_long', 'It was put off until its time ran out: ' || p_message);
+            return;
+        end if;
+    end if;
+    update chartloom.job_queue
+    set status = 'pending', is_ready = p_delay_seconds = 0,
+        scheduled_at = v_now + make_interval(secs => p_delay_seconds),
+        fair_tag = chartloom.next_fair_tag(job_type, priority, fairness_key),
+        lease_token = null, lease_expires_at = null, run_deadline_at = null
+    where id = p_job_id;
+    perform chartloom.wake(v_job.job_type, 1);
+end
+$$;
+
+-- Postgres lets everybody execute a new function; these are only for whom they are granted to.
+revoke execute on all functions in schema chartloom from public;
