@@ -4,6 +4,9 @@
 create function chartloom.promote_due_jobs(p_limit integer default 100) returns integer
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_job record;
@@ -71,27 +74,34 @@ begin
 end
 $$;
 
--- The next jobs of one type and priority, locked. With a cap per key it looks at a bounded number from the head of the queue;
+-- The next jobs of one type and priority, locked: where they are in the table, which holds while they are locked and spares
+-- the way through the primary key. With a cap per key it looks at a bounded number from the head of the queue;
 -- fair queueing has put the other keys there.
-create function chartloom.pick_jobs(p_type chartloom.job_types, p_priority smallint, p_from_tag bigint, p_limit integer)
-returns bigint[]
+create function chartloom.pick_jobs(
+    p_type chartloom.job_types,
+    p_priority smallint,
+    p_from_tag bigint,
+    p_limit integer,
+    out o_picked tid[],
+    out o_shell_file_ids uuid[]
+)
 language plpgsql volatile
 set search_path = ''
 as $$
-declare
-    v_ids bigint[];
 begin
     if p_type.max_processing_per_key is null then
-        select array_agg(picked.id) into v_ids from (
-            select q.id from chartloom.job_queue as q
+        select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null)
+        into o_picked, o_shell_file_ids from (
+            select q.ctid, q.shell_file_id from chartloom.job_queue as q
             where q.is_ready and q.job_type = p_type.job_type and q.priority = p_priority and q.fair_tag >= p_from_tag
             order by q.fair_tag, q.id
             limit p_limit for update skip locked
         ) as picked;
-        return v_ids;
+        return;
     end if;
-    select array_agg(picked.id) into v_ids from (
-        select q.id from chartloom.job_queue as q
+    select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null)
+        into o_picked, o_shell_file_ids from (
+        select q.ctid, q.shell_file_id from chartloom.job_queue as q
         where q.is_ready and q.id in (
             select c.id from (
                 select h.id, h.fairness_key,
@@ -112,7 +122,6 @@ begin
         order by q.fair_tag, q.id
         limit p_limit for update skip locked
     ) as picked;
-    return v_ids;
 end
 $$;
 
@@ -135,6 +144,9 @@ create function chartloom.claim_jobs(
 )
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -144,7 +156,8 @@ declare
     v_head chartloom.queue_heads;
     v_room integer := p_limit;
     v_places integer;
-    v_ids bigint[];
+    v_picked tid[];
+    v_shell_file_ids uuid[];
     v_known smallint[];
     v_whole boolean;
 begin
@@ -175,29 +188,25 @@ begin
             v_known := v_known || v_head.priority;
             -- Once a second somebody reads from the very start: a job may have been committed late, with an old tag.
             v_whole := v_head.scanned_at <= v_now - interval '1 second';
-            v_ids := chartloom.pick_jobs(
+            select * into v_picked, v_shell_file_ids from chartloom.pick_jobs(
                 v_type, v_head.priority, case when v_whole then 0 else v_head.head_tag end, v_places
             );
-            if v_ids is not null then
-                v_places := v_places - cardinality(v_ids);
-                v_room := v_room - cardinality(v_ids);
+            if v_picked is not null then
+                v_places := v_places - cardinality(v_picked);
+                v_room := v_room - cardinality(v_picked);
+                if v_shell_file_ids is not null then
+                    update public.shell_files set status = 'processing'
+                    where id = any(v_shell_file_ids) and status = 'queued';
+                end if;
                 return query
-                with claimed as (
-                    update chartloom.job_queue as q
-                    set status = 'processing', is_ready = false, worker_id = p_worker_id,
-                        lease_token = gen_random_uuid(), started_at = v_now, heartbeat_at = v_now,
-                        lease_expires_at = v_now + make_interval(secs => p_lease_seconds),
-                        run_deadline_at = v_now + make_interval(secs => v_type.max_run_seconds)
-                    where q.id = any(v_ids)
-                    returning q.*
-                ),
-                opened as (
-                    update public.shell_files as f set status = 'processing'
-                    from claimed as c where f.id = c.shell_file_id and f.status = 'queued'
-                )
-                select c.id, c.job_type, c.payload, c.lease_token, c.retry_count + 1, c.scheduled_at,
-                    c.run_deadline_at, c.traceparent, c.shell_file_id
-                from claimed as c;
+                update chartloom.job_queue as q
+                set status = 'processing', is_ready = false, worker_id = p_worker_id,
+                    lease_token = gen_random_uuid(), started_at = v_now, heartbeat_at = v_now,
+                    lease_expires_at = v_now + make_interval(secs => p_lease_seconds),
+                    run_deadline_at = v_now + make_interval(secs => v_type.max_run_seconds)
+                where q.ctid = any(v_picked)
+                returning q.id, q.job_type, q.payload, q.lease_token, q.retry_count + 1, q.scheduled_at,
+                    q.run_deadline_at, q.traceparent, q.shell_file_id;
             end if;
             if v_whole then
                 perform chartloom.advance_head(v_head, v_now);

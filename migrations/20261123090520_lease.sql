@@ -42,6 +42,9 @@ create function chartloom.heartbeat_jobs(
 ) returns table (job_id bigint, lease_token uuid, state text)
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -1,62 +1,9 @@
 -- The ends of an attempt that its holder decides: completed, handed to children, failed, handed back.
 
--- Everything that a finished job leaves behind, beside itself: the next steps, the join of its group, its document's status.
-create function chartloom.follow_up(p_job chartloom.job_queue, p_traceparent text)
-returns table (job_id bigint, job_type text)
-language plpgsql volatile
-set search_path = ''
-as $$
-#variable_conflict use_column
-declare
-    v_next chartloom.job_types;
-    v_group chartloom.job_groups;
-    v_is_last boolean := true;
-begin
-    if p_job.payload = '{"noop": true}' then
-        perform chartloom.wake('changes', 0);
-        return;
-    end if;
-    if p_job.group_id is not null then
-        -- The row lock orders the children: exactly one of them sees zero.
-        update chartloom.job_groups set remaining = remaining - 1 where id = p_job.group_id returning * into v_group;
-        v_is_last := false;
-        if v_group.remaining = 0 then
-            select * into v_next from chartloom.job_types where job_type = v_group.join_job_type;
-            job_type := v_next.job_type;
-            job_id := chartloom.insert_job(
-                v_next, v_group.join_payload, p_job.priority, null, null, p_job.fairness_key,
-                coalesce(p_traceparent, p_job.traceparent), null, p_job.shell_file_id, p_job.patient_id
-            );
-            return next;
-        end if;
-    end if;
-    for v_next in
-        select t.* from chartloom.pipeline_steps as s
-        join chartloom.job_types as t on t.job_type = s.next_job_type
-        where s.after_job_type = p_job.job_type
-        order by t.job_type
-    loop
-        v_is_last := false;
-        job_type := v_next.job_type;
-        job_id := chartloom.insert_job(
-            v_next, p_job.payload, p_job.priority, null, null, p_job.fairness_key,
-            coalesce(p_traceparent, p_job.traceparent), null, p_job.shell_file_id, p_job.patient_id
-        );
-        return next;
-    end loop;
-    if v_is_last and p_job.shell_file_id is not null then
-        update public.shell_files set status = 'completed', completed_at = chartloom.clock(), processing_error = null
-        where id = p_job.shell_file_id and current_run_id = (p_job.payload ->> 'run_id')::uuid;
-    end if;
-    if job_id is null then
-        -- Nothing was enqueued whose wake-up observers would share.
-        perform chartloom.wake('changes', 0);
-    end if;
-end
-$$;
-
 -- Moves a job out of the hot table.
-create function chartloom.archive_job(p_job chartloom.job_queue, p_status text, p_result jsonb) returns void
+create function chartloom.archive_job(
+    p_job chartloom.job_queue, p_status text, p_result jsonb, p_now timestamptz
+) returns void
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -68,14 +15,15 @@ begin
     )
     values (
         p_job.id, p_job.job_type, p_job.job_category, p_job.payload, p_status, p_job.priority, p_job.fairness_key,
-        p_job.scheduled_at, p_job.created_at, p_job.started_at, chartloom.clock(), p_job.retry_count,
+        p_job.scheduled_at, p_job.created_at, p_job.started_at, p_now, p_job.retry_count,
         p_job.max_retries, p_job.lease_losses, p_job.worker_id, p_result, null, p_job.idempotency_key,
         p_job.traceparent, p_job.shell_file_id, p_job.patient_id, p_job.group_id
     );
 end
 $$;
 
--- Completes a job and enqueues what follows it. Call it in the transaction that wrote the result.
+-- Completes a job and enqueues what follows it: the next steps, the join of its group; or its document is completed. Call it
+-- in the transaction that wrote the result.
 create function chartloom.complete_job(
     p_job_id bigint,
     p_lease_token uuid,
@@ -84,38 +32,94 @@ create function chartloom.complete_job(
 ) returns table (job_id bigint, job_type text)
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
+#variable_conflict use_column
 declare
+    v_now constant timestamptz := chartloom.clock();
     v_job chartloom.job_queue;
+    v_group chartloom.job_groups;
+    v_join chartloom.job_types;
 begin
     delete from chartloom.job_queue where id = p_job_id and lease_token = p_lease_token returning * into v_job;
     if not found then
         perform chartloom.refuse_lease(p_job_id);
     end if;
-    perform chartloom.archive_job(v_job, 'completed', p_result);
-    return query select * from chartloom.follow_up(v_job, p_traceparent);
+    perform chartloom.archive_job(v_job, 'completed', p_result, v_now);
+    if v_job.payload = '{"noop": true}' then
+        perform chartloom.wake('changes', 0);
+        return;
+    end if;
+    -- What insert_job does, in one statement with the look-up of the steps: a hand-off is this function's whole cost.
+    for job_id, job_type in
+        insert into chartloom.job_queue (
+            job_type, job_category, payload, is_ready, priority, fairness_key, fair_tag, scheduled_at, created_at,
+            max_retries, backoff_base_seconds, backoff_cap_seconds, traceparent, shell_file_id, patient_id
+        )
+        select t.job_type, t.job_category, v_job.payload, true, v_job.priority, v_job.fairness_key,
+            chartloom.next_fair_tag(t.job_type, v_job.priority, v_job.fairness_key), v_now, v_now, t.max_retries,
+            t.backoff_base_seconds, t.backoff_cap_seconds, coalesce(p_traceparent, v_job.traceparent),
+            v_job.shell_file_id, v_job.patient_id
+        from chartloom.pipeline_steps as s
+        join chartloom.job_types as t on t.job_type = s.next_job_type
+        where s.after_job_type = v_job.job_type
+        returning id, job_type
+    loop
+        perform chartloom.wake(job_type, 1);
+        return next;
+    end loop;
+    if v_job.group_id is not null then
+        -- The row lock orders the children: exactly one of them sees zero.
+        update chartloom.job_groups set remaining = remaining - 1 where id = v_job.group_id returning * into v_group;
+        if v_group.remaining = 0 then
+            select * into v_join from chartloom.job_types where job_type = v_group.join_job_type;
+            job_type := v_join.job_type;
+            job_id := chartloom.insert_job(
+                v_join, v_group.join_payload, v_job.priority, null, null, v_job.fairness_key,
+                coalesce(p_traceparent, v_job.traceparent), null, v_job.shell_file_id, v_job.patient_id
+            );
+            return next;
+        end if;
+    elsif job_id is null and v_job.shell_file_id is not null then
+        update public.shell_files set status = 'completed', completed_at = v_now, processing_error = null
+        where id = v_job.shell_file_id and current_run_id = (v_job.payload ->> 'run_id')::uuid;
+    end if;
+    if job_id is null then
+        -- Nothing was enqueued whose wake-up observers would share.
+        perform chartloom.wake('changes', 0);
+    end if;
 end
 $$;
 
--- Completes many at once, each by its own lease: for jobs whose result is all in p_results (a JSON array, in the order of the
--- ids). One that was lost or cancelled is told so and does not hinder the others.
-create function chartloom.complete_jobs(p_job_ids bigint[], p_lease_tokens uuid[], p_results jsonb default null)
+-- Completes many at once, each by its own lease. One that was lost or cancelled is told so and does not hinder the others.
+create function chartloom.complete_jobs(p_job_ids bigint[], p_lease_tokens uuid[], p_results jsonb[] default null)
 returns table (job_id bigint, state text)
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
     v_now constant timestamptz := chartloom.clock();
     v_done bigint[];
-    v_followed chartloom.job_queue[];
-    v_job chartloom.job_queue;
+    v_job record;
 begin
     with gone as (
-        -- id = any(…) reads the primary key in order, so two batches meet in the same order.
         delete from chartloom.job_queue as q
-        where q.id = any(p_job_ids) and q.lease_token = any(p_lease_tokens)
-        returning q as job, q.id, q.payload
+        -- In the order of the ids, so that two batches meet in the same order.
+        using (
+            select * from unnest(p_job_ids, p_lease_tokens, p_results) as h (id, token, result) order by h.id
+        ) as held
+        where q.id = held.id and q.lease_token = held.token and (
+            q.payload = '{"noop": true}'
+            or q.group_id is null and q.shell_file_id is null
+            and q.job_type not in (select after_job_type from chartloom.pipeline_steps)
+        )
+        returning q.*, held.result
     ),
     kept as (
         insert into chartloom.job_archive (
@@ -123,22 +127,26 @@ begin
             completed_at, retry_count, max_retries, lease_losses, worker_id, result, idempotency_key, traceparent,
             shell_file_id, patient_id, group_id
         )
-        select (g.job).id, (g.job).job_type, (g.job).job_category, (g.job).payload, 'completed', (g.job).priority,
-            (g.job).fairness_key, (g.job).scheduled_at, (g.job).created_at, (g.job).started_at, v_now,
-            (g.job).retry_count, (g.job).max_retries, (g.job).lease_losses, (g.job).worker_id,
-            p_results -> (array_position(p_job_ids, (g.job).id) - 1), (g.job).idempotency_key, (g.job).traceparent,
-            (g.job).shell_file_id, (g.job).patient_id, (g.job).group_id
+        select g.id, g.job_type, g.job_category, g.payload, 'completed', g.priority, g.fairness_key, g.scheduled_at,
+            g.created_at, g.started_at, v_now, g.retry_count, g.max_retries, g.lease_losses, g.worker_id, g.result,
+            g.idempotency_key, g.traceparent, g.shell_file_id, g.patient_id, g.group_id
         from gone as g
     )
-    select array_agg(g.id), array_agg(g.job) filter (where g.payload <> '{"noop": true}') into v_done, v_followed
-    from gone as g;
-    foreach v_job in array coalesce(v_followed, '{}') loop
-        perform chartloom.follow_up(v_job, null);
-    end loop;
+    select coalesce(array_agg(g.id), '{}') into v_done from gone as g;
     perform chartloom.wake('changes', 0);
     if cardinality(v_done) = cardinality(p_job_ids) then
         return;
     end if;
+    -- What something follows goes one by one.
+    for v_job in
+        select q.id, q.lease_token, h.result
+        from unnest(p_job_ids, p_lease_tokens, p_results) as h (id, token, result)
+        join chartloom.job_queue as q on q.id = h.id and q.lease_token = h.token
+        order by q.id for update of q
+    loop
+        perform chartloom.complete_job(v_job.id, v_job.lease_token, v_job.result);
+        v_done := v_done || v_job.id;
+    end loop;
     return query
     select missing.id,
         case
@@ -147,7 +155,7 @@ begin
             else 'lost'
         end
     from unnest(p_job_ids) as missing (id)
-    where missing.id <> all(coalesce(v_done, '{}'));
+    where missing.id <> all(v_done);
 end
 $$;
 
@@ -164,6 +172,9 @@ create function chartloom.fan_out_job(
 ) returns setof bigint
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_job chartloom.job_queue;
@@ -171,7 +182,7 @@ declare
     v_join chartloom.job_types;
     v_group_id bigint;
     v_payload jsonb;
-    v_id bigint;
+    v_payloads jsonb[] := '{}';
 begin
     select * into v_child from chartloom.job_types where job_type = p_child_job_type;
     if not found then
@@ -189,19 +200,21 @@ begin
     if not found then
         perform chartloom.refuse_lease(p_job_id);
     end if;
-    perform chartloom.archive_job(v_job, 'completed', p_result);
+    perform chartloom.archive_job(v_job, 'completed', p_result, chartloom.clock());
     insert into chartloom.job_groups (parent_job_id, join_job_type, join_payload, remaining, created_at)
     values (p_job_id, p_join_job_type, v_job.payload, jsonb_array_length(p_child_payloads), chartloom.clock())
     returning id into v_group_id;
     for v_payload in select * from jsonb_array_elements(p_child_payloads) loop
         perform chartloom.validate_payload(p_child_job_type, v_child.payload_schema, v_payload);
-        v_id := chartloom.insert_job(
-            v_child, v_payload, v_job.priority, null, null, v_job.fairness_key,
-            coalesce(p_traceparent, v_job.traceparent), null, v_job.shell_file_id, v_job.patient_id
-        );
-        update chartloom.job_queue set group_id = v_group_id where id = v_id;
-        return next v_id;
+        v_payloads := v_payloads || v_payload;
     end loop;
+    return query select unnest(chartloom.insert_jobs(
+        v_child, v_payloads, v_job.priority, null, null,
+        array_fill(v_job.fairness_key, array[cardinality(v_payloads)]),
+        array_fill(coalesce(p_traceparent, v_job.traceparent), array[cardinality(v_payloads)]), null,
+        array_fill(v_job.shell_file_id, array[cardinality(v_payloads)]),
+        array_fill(v_job.patient_id, array[cardinality(v_payloads)]), v_group_id
+    ));
 end
 $$;
 
@@ -217,6 +230,9 @@ create function chartloom.fail_job(
 ) returns text
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_job chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
@@ -271,6 +287,9 @@ create function chartloom.release_job(
 ) returns void
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_job chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);

@@ -5,6 +5,9 @@ create function chartloom.sweep_expired_leases(p_limit integer default 100)
 returns table (job_id bigint, job_type text, worker_id text, new_status text, overdue_seconds double precision)
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -60,7 +63,7 @@ begin
             select * from chartloom.job_queue where shell_file_id = p_shell_file_id order by id for update
         loop
             perform chartloom.record_error(v_job, 'cancelled', 'document_cancelled', 'The document was cancelled.');
-            perform chartloom.archive_job(v_job, 'cancelled', null);
+            perform chartloom.archive_job(v_job, 'cancelled', null, chartloom.clock());
             delete from chartloom.job_queue where id = v_job.id;
             v_count := v_count + 1;
         end loop;

@@ -4,7 +4,7 @@ grant execute on function
 chartloom.claim_jobs(text, text[], integer, integer),
 chartloom.heartbeat_jobs(text, text, text, bigint[], uuid[], integer, jsonb),
 chartloom.complete_job(bigint, uuid, jsonb, text),
-chartloom.complete_jobs(bigint[], uuid[], jsonb),
+chartloom.complete_jobs(bigint[], uuid[], jsonb[]),
 chartloom.fan_out_job(bigint, uuid, text, jsonb, text, jsonb, text),
 chartloom.fail_job(bigint, uuid, text, text, boolean),
 chartloom.release_job(bigint, uuid, double precision, text, text),
@@ -23,6 +23,7 @@ to chartloom_sweeper, chartloom_operator;
 
 grant execute on function
 chartloom.enqueue_job_v3(text, text, jsonb, integer, timestamptz, text, text, text, integer),
+chartloom.enqueue_jobs_v3(text, text, jsonb[], integer, timestamptz, text[], text[], text[], integer),
 chartloom.redrive_jobs(bigint[], double precision),
 chartloom.cancel_document_jobs(uuid)
 to chartloom_operator, service_role;

@@ -1,9 +1,8 @@
 """Typed wrappers of the job functions in ``migrations/``. SQL owns the state machine: no transition is decided here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -13,8 +12,7 @@ from .database import Connection, translate
 NOOP_PAYLOAD = {"noop": True}
 
 
-@dataclass(frozen=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """One attempt at one job. The lease token is this attempt's right to write anything at all."""
 
     job_id: int
@@ -37,9 +35,14 @@ async def claim_jobs(
 ) -> list[ClaimedJob]:
     """Up to ``limit`` jobs, the types in the order given; fewer means that no more were ready."""
     rows = await connection.fetch(
-        "select * from chartloom.claim_jobs($1, $2, $3, $4)", worker_id, list(job_types), limit, lease_seconds
+        "select job_id, job_type, payload, lease_token, attempt, scheduled_at, run_deadline_at, traceparent,"
+        " shell_file_id from chartloom.claim_jobs($1, $2, $3, $4)",
+        worker_id,
+        list(job_types),
+        limit,
+        lease_seconds,
     )
-    return [ClaimedJob(**dict(row)) for row in rows]
+    return [ClaimedJob._make(row) for row in rows]
 
 
 async def heartbeat_jobs(

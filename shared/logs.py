@@ -4,10 +4,16 @@ import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
 from opentelemetry import trace
+
+from .jobs import ClaimedJob
+
+current_job: ContextVar[ClaimedJob | None] = ContextVar("current_job", default=None)
+"""The attempt that this task works on: each of its log lines says so."""
 
 ALLOWED_FIELDS = frozenset(
     {
@@ -28,6 +34,18 @@ def _add_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappi
     if context.is_valid:
         event.setdefault("trace_id", f"{context.trace_id:032x}")
         event.setdefault("span_id", f"{context.span_id:016x}")
+    return event
+
+
+def _add_job(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    job = current_job.get()
+    if job is not None:
+        event.setdefault("job_id", job.job_id)
+        event.setdefault("job_type", job.job_type)
+        event.setdefault("attempt", job.attempt)
+        event.setdefault("trace_id", job.traceparent.split("-")[1])
+        if job.shell_file_id:
+            event.setdefault("shell_file_id", str(job.shell_file_id))
     return event
 
 
@@ -53,6 +71,7 @@ def configure_logs(*, service: str, level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _add_trace,
+            _add_job,
             _only_allowed,
             structlog.processors.JSONRenderer(),
         ],

@@ -5,8 +5,8 @@ OTLP goes where OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is sent.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 # Before the instrumentation is imported: the stable names (db.query.text), not the old ones (db.statement).
@@ -119,18 +119,31 @@ def traceparent_of(span: Span) -> str | None:
     return carrier.get("traceparent")
 
 
-@contextmanager
+NO_SPAN = nullcontext(trace.INVALID_SPAN)
+
+
+def is_exporting() -> bool:
+    """Whether anybody receives spans."""
+    return _exporting
+
+
 def message_span(
     operation: str, destination: str, kind: SpanKind, *, parent: str | None = None, **attributes: Any
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """``{operation} {destination}`` with the messaging attributes. An error marks it, by type alone.
 
     ``parent`` is a row's traceparent; without it the current span is the parent. Where nothing is exported, it does
     nothing.
     """
     if not _exporting:
-        yield trace.INVALID_SPAN
-        return
+        return NO_SPAN
+    return _message_span(operation, destination, kind, parent, attributes)
+
+
+@contextmanager
+def _message_span(
+    operation: str, destination: str, kind: SpanKind, parent: str | None, attributes: Mapping[str, Any]
+) -> Iterator[Span]:
     with tracer.start_as_current_span(
         f"{operation} {destination}",
         context=None if parent is None else context_of(parent),
@@ -140,7 +153,11 @@ def message_span(
             "messaging.destination.name": destination,
             "messaging.operation.name": operation,
             "messaging.operation.type": operation,
-            **{key: value for key, value in attributes.items() if value is not None},
+            **{
+                key: value if isinstance(value, int | float) else str(value)
+                for key, value in attributes.items()
+                if value is not None
+            },
         },
         # An exception's message may quote a record.
         record_exception=False,

@@ -1,18 +1,20 @@
 """The claim loop: claims what it has room for, runs each job by its handler, renews leases, drains when told."""
 
 import asyncio
+import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import asyncpg
 import structlog
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from pydantic import ValidationError
 
 from . import jobs
@@ -29,9 +31,9 @@ from .errors import (
 )
 from .jobs import ClaimedJob
 from .listener import Listener
-from .logs import describe_error
+from .logs import current_job, describe_error
 from .settings import ServiceSettings
-from .telemetry import mark_failed, message_span, meter, traceparent_of
+from .telemetry import NO_SPAN, is_exporting, mark_failed, message_span, meter, traceparent_of
 
 P = TypeVar("P", bound=Row)
 R = TypeVar("R")
@@ -41,6 +43,9 @@ CLAIM_AT_MOST = 500
 LINGER_SECONDS = 0.02
 LATE_COMMIT_SECONDS = 0.1
 POLL_ONLY_SECONDS = 1.0
+HAND_BACK_SECONDS = 5.0
+DEADLINE_LOOK_SECONDS = 1.0
+YIELD_AFTER_SECONDS = 0.01
 STALLED_SECONDS = 120.0
 """A claim loop that has not come round for so long is dead: every wait in it is bounded by the poll."""
 
@@ -69,6 +74,21 @@ class Handler(Generic[P, R]):
     """Returns the job's own small result (counts, timings) for its row. None: what ``work`` returns is all of it."""
 
 
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """A job in hand: from its claim until it is settled. ``task`` while its handler runs."""
+
+    job: ClaimedJob
+    began: float
+    task: asyncio.Task[None] | None = None
+    revoked: str | None = None
+
+    def revoke(self, reason: str) -> None:
+        self.revoked = reason
+        if self.task is not None:
+            self.task.cancel()
+
+
 class Worker:
     """Runs the jobs of one service until ``stop`` is called. One claimer a process: more only wait for one another."""
 
@@ -91,11 +111,16 @@ class Worker:
         self._handlers = handlers
         self._details = dict(details)
         # By lease token: after a pause this process may claim again the very job that it still works on.
-        self._running: dict[UUID, tuple[ClaimedJob, asyncio.Task[None]]] = {}
-        self._revoked: dict[UUID, str] = {}
+        self._running: dict[UUID, _Attempt] = {}
+        self._begin: deque[_Attempt] = deque()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._runner_is_due = False
+        self._busy = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._stopping = asyncio.Event()
         self._follow_ups: dict[str, str] = {}
-        self._completer = Completer(pool)
+        self._completer = Completer(pool, self._completion_ended)
         self._claimed_at = float("-inf")
         self._look_again = False
         self._came_round_at = time.monotonic()
@@ -124,6 +149,7 @@ class Worker:
     async def run(self) -> None:
         helpers = [
             asyncio.create_task(self._renew_leases(), name="heartbeats"),
+            asyncio.create_task(self._watch_deadlines(), name="deadlines"),
             asyncio.create_task(self._completer.run(), name="completer"),
         ]
         try:
@@ -193,26 +219,64 @@ class Worker:
                 limit=room,
                 lease_seconds=self._settings.lease_seconds,
             )
-        if claimed:
-            self._claimed_at = time.monotonic()
-            self._give_up_earlier_attempts({job.job_id for job in claimed})
+        if not claimed:
+            return False
+        self._claimed_at = time.monotonic()
+        self._give_up_earlier_attempts({job.job_id for job in claimed})
+        self._idle.clear()
+        self._busy.set()
         for job in claimed:
-            _in_hand.add(1, {"job_type": job.job_type})
-            task = asyncio.create_task(self._attempt(job), name=f"job {job.job_id}")
-            self._running[job.lease_token] = (job, task)
-            task.add_done_callback(partial(self._finished, job))
-        return bool(claimed) and len(claimed) == room
+            attempt = self._running[job.lease_token] = _Attempt(job, self._claimed_at)
+            self._begin.append(attempt)
+        _in_hand.add(len(claimed))
+        self._ensure_runner()
+        return len(claimed) == room
+
+    def _ensure_runner(self) -> None:
+        """Whoever waits to begin does so as soon as every running job waits for something itself."""
+        if not self._runner_is_due:
+            self._runner_is_due = True
+            asyncio.get_running_loop().call_soon(self._start_runner)
+
+    def _start_runner(self) -> None:
+        self._runner_is_due = False
+        if self._begin:
+            task = asyncio.create_task(self._run_jobs())
+            # The loop itself holds tasks weakly.
+            self._runners.add(task)
+            task.add_done_callback(self._runners.discard)
+
+    async def _run_jobs(self) -> None:
+        """Begins jobs until none is left: one task for many, as a task each would cost more than a small job itself."""
+        began = time.monotonic()
+        while self._begin:
+            attempt = self._begin.popleft()
+            if self._begin:
+                self._ensure_runner()
+            await self._run(attempt)
+            if time.monotonic() - began > YIELD_AFTER_SECONDS:
+                await asyncio.sleep(0)
+                began = time.monotonic()
 
     def _give_up_earlier_attempts(self, claimed_again: set[int]) -> None:
-        for token, (other, task) in self._running.items():
-            if other.job_id in claimed_again:
-                self._revoked[token] = "lost"
-                task.cancel()
+        for attempt in self._running.values():
+            if attempt.job.job_id in claimed_again:
+                attempt.revoke("lost")
 
-    def _finished(self, job: ClaimedJob, _: asyncio.Task[None]) -> None:
-        self._running.pop(job.lease_token, None)
-        self._revoked.pop(job.lease_token, None)
-        _in_hand.add(-1, {"job_type": job.job_type})
+    def _ended(self, attempt: _Attempt, outcome: str) -> None:
+        job = attempt.job
+        del self._running[job.lease_token]
+        if not self._running:
+            self._busy.clear()
+            self._idle.set()
+        _in_hand.add(-1)
+        seconds = time.monotonic() - attempt.began
+        _attempts.add(1, {"job_type": job.job_type, "outcome": outcome})
+        _work_time.record(seconds, {"job_type": job.job_type})
+        # Of this job, though it may be the completer that tells.
+        context = current_job.set(job)
+        self._log.info("job_attempt_ended", outcome=outcome, seconds=round(seconds, 3))
+        current_job.reset(context)
         # The sleeping loop has room again; its gate may stay open, so nobody else would tell it.
         self._listener.nudge()
 
@@ -221,7 +285,7 @@ class Worker:
     async def _renew_leases(self) -> None:
         """One statement for all jobs in hand, every third of the lease: two may fail before it expires."""
         while True:
-            held = [job for job, _ in self._running.values()]
+            held = [attempt.job for attempt in self._running.values()]
             try:
                 with suppress_instrumentation():
                     states = await jobs.heartbeat_jobs(
@@ -238,52 +302,53 @@ class Worker:
                 states = {}
             for token, state in states.items():
                 if state != "held" and token in self._running:
-                    self._revoked[token] = state
-                    self._running[token][1].cancel()
+                    self._running[token].revoke(state)
             await asyncio.sleep(self._settings.lease_seconds / 3)
+
+    async def _watch_deadlines(self) -> None:
+        """Ends what ran too long, on this machine's clock: one look a second costs less than a timer for each job."""
+        while True:
+            await self._busy.wait()
+            now = datetime.now(UTC)
+            for attempt in self._running.values():
+                if now > attempt.job.run_deadline_at and attempt.revoked is None:
+                    attempt.revoke("overdue")
+            await asyncio.sleep(DEADLINE_LOOK_SECONDS)
 
     # ── one attempt ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(self, job: ClaimedJob) -> None:
-        structlog.contextvars.bind_contextvars(
-            job_id=job.job_id,
-            job_type=job.job_type,
-            attempt=job.attempt,
-            trace_id=job.traceparent.split("-")[1],
-            **({"shell_file_id": str(job.shell_file_id)} if job.shell_file_id else {}),
-        )
-        started = time.monotonic()
-        waited = (datetime.now(UTC) - job.scheduled_at).total_seconds()
-        _queue_wait.record(max(waited, 0.0), {"job_type": job.job_type})
-        with message_span(
-            "process",
-            job.job_type,
-            SpanKind.CONSUMER,
-            parent=job.traceparent,
-            **{
-                "messaging.message.id": str(job.job_id),
-                "job.id": str(job.job_id),
-                "job.attempt": job.attempt,
-                "job.queue_wait_s": round(max(waited, 0.0), 3),
-                "document.id": str(job.shell_file_id) if job.shell_file_id else None,
-            },
-        ) as span:
-            outcome = await self._run_and_settle(job, span)
-            span.set_attribute("job.outcome", outcome)
-        seconds = time.monotonic() - started
-        _attempts.add(1, {"job_type": job.job_type, "outcome": outcome})
-        _work_time.record(seconds, {"job_type": job.job_type})
-        self._log.info("job_attempt_ended", outcome=outcome, seconds=round(seconds, 3))
+    async def _run(self, attempt: _Attempt) -> None:
+        job = attempt.job
+        if attempt.revoked:
+            self._ended(attempt, attempt.revoked)
+            return
+        current_job.set(job)
+        waited = max(time.time() - job.scheduled_at.timestamp(), 0.0)
+        _queue_wait.record(waited, {"job_type": job.job_type})
+        task = asyncio.current_task()
+        assert task is not None
+        attempt.task = task
+        with process_span(job, waited) as span:
+            outcome = await self._run_and_settle(attempt, span)
+            span.set_attribute("job.outcome", outcome or "completing")
+        attempt.task = None
+        if task.cancelling():
+            task.uncancel()  # it was this job's, and the task goes on to the next
+        if outcome:
+            self._ended(attempt, outcome)
 
-    async def _run_and_settle(self, job: ClaimedJob, span: Span) -> str:
+    async def _run_and_settle(self, attempt: _Attempt, span: Span) -> str | None:
+        """The outcome; None where the completer will tell it."""
+        job = attempt.job
         try:
             handler = self._handlers[job.job_type]
             result = jobs.NOOP_PAYLOAD if job.is_noop else await self._work(handler, job)
             if job.is_noop or (handler.store is None and not self._follow_ups.get(job.job_type)):
-                return await self._settle(job, lambda: self._complete_small(job, result))
+                self._completer.add(job, result)
+                return None
             return await self._settle(job, lambda: self._complete(handler, job, result))
         except asyncio.CancelledError:
-            return await self._end_cancelled(job, span)
+            return await self._end_cancelled(attempt, span)
         except BusyError as error:
             busy = error
             self._log.info("job_snoozed", code=busy.code, retry_after_s=busy.retry_after.total_seconds())
@@ -294,10 +359,7 @@ class Worker:
             return error.code
         except Exception as error:
             # Whatever a handler raises ends its attempt, never the worker.
-            failure = _as_failure(error)
-            mark_failed(span, failure.code)
-            self._log.warning("job_attempt_failed", code=failure.code, **describe_error(error))
-            return await self._settle(job, lambda: self._fail(job, failure))
+            return await self._end_failed(job, error, span)
 
     @staticmethod
     async def _work(handler: Handler[Any, Any], job: ClaimedJob) -> Any:
@@ -306,14 +368,20 @@ class Worker:
         except ValidationError:
             raise TerminalError("payload_invalid", "The job's payload is not what its type requires.") from None
         try:
-            async with asyncio.timeout((job.run_deadline_at - datetime.now(UTC)).total_seconds()) as deadline:
-                return await handler.work(job, payload)
+            return await handler.work(job, payload)
         except asyncpg.PostgresError as error:
             raise translate(error) from error
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise TransientError("run_time_exceeded", "The attempt ran longer than its job type allows.") from None
+
+    def _completion_ended(self, job: ClaimedJob, outcome: str | asyncpg.PostgresError) -> None:
+        attempt = self._running[job.lease_token]
+        if isinstance(outcome, str):
+            self._ended(attempt, outcome)
+        else:
+            attempt.task = asyncio.create_task(self._fail_completion(attempt, outcome))
+
+    async def _fail_completion(self, attempt: _Attempt, error: asyncpg.PostgresError) -> None:
+        current_job.set(attempt.job)
+        self._ended(attempt, await self._end_failed(attempt.job, error, INVALID_SPAN))
 
     async def _settle(self, job: ClaimedJob, transaction: Callable[[], Awaitable[str]]) -> str:
         """Runs the transaction that ends the attempt, again while the database is away: finished work is worth waiting.
@@ -353,10 +421,6 @@ class Worker:
                     send.set_attribute("messaging.message.id", ",".join(str(job_id) for job_id, _ in sent))
         return "completed"
 
-    async def _complete_small(self, job: ClaimedJob, result: dict[str, Any]) -> str:
-        await self._completer.complete(job, result)
-        return "completed"
-
     async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:
         with message_span("settle", job.job_type, SpanKind.CLIENT):
             async with self._pool.acquire() as connection:
@@ -378,9 +442,15 @@ class Worker:
             await jobs.release_job(connection, job)
         return "released"
 
-    async def _end_cancelled(self, job: ClaimedJob, span: Span) -> str:
+    async def _end_failed(self, job: ClaimedJob, error: Exception, span: Span) -> str:
+        failure = _as_failure(error)
+        mark_failed(span, failure.code)
+        self._log.warning("job_attempt_failed", code=failure.code, **describe_error(error))
+        return await self._settle(job, lambda: self._fail(job, failure))
+
+    async def _end_cancelled(self, attempt: _Attempt, span: Span) -> str:
         """The worker itself cancelled the attempt: its lease is gone, it is overdue, or the process must end."""
-        reason = self._revoked.get(job.lease_token, "draining")
+        job, reason = attempt.job, attempt.revoked or "draining"
         self._log.warning("job_given_up", code=reason)
         if reason == "draining":
             return await self._settle(job, lambda: self._release(job))
@@ -394,15 +464,33 @@ class Worker:
 
     async def _drain(self) -> None:
         """Lets the jobs in hand finish within the window, then hands back the rest without spending an attempt."""
-        tasks = [task for _, task in self._running.values()]
-        self._log.info("draining", count=len(tasks))
-        if not tasks:
-            return
-        _, unfinished = await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
-        for task in unfinished:
-            task.cancel()
-        if unfinished:
-            await asyncio.wait(unfinished, timeout=5)
+        self._log.info("draining", count=len(self._running))
+        for window in (self._settings.drain_seconds, HAND_BACK_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(window):
+                    await self._idle.wait()
+            for attempt in self._running.values():
+                if attempt.task is not None:
+                    attempt.task.cancel()
+
+
+def process_span(job: ClaimedJob, waited: float) -> AbstractContextManager[Span]:
+    """The consumer's span, in the trace that the row carries."""
+    if not is_exporting():
+        return NO_SPAN
+    return message_span(
+        "process",
+        job.job_type,
+        SpanKind.CONSUMER,
+        parent=job.traceparent,
+        **{
+            "messaging.message.id": str(job.job_id),
+            "job.id": str(job.job_id),
+            "job.attempt": job.attempt,
+            "job.queue_wait_s": round(waited, 3),
+            "document.id": job.shell_file_id,
+        },
+    )
 
 
 def _as_failure(error: Exception) -> ChartloomError:

@@ -2,7 +2,7 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -11,6 +11,7 @@ from shared.contract.payloads import DocumentPayload
 from tests.conftest import Database, Patient
 from tests.users import upload
 
+NOOP = {"noop": True}
 ENQUEUE = "select chartloom.enqueue_job_v3($1, $2, $3)"
 
 
@@ -181,3 +182,83 @@ async def test_a_priority_nobody_has_met_yet_gets_ahead_of_a_long_queue(owner: a
     urgent = await owner.fetchval(enqueue, 50)
     await owner.execute("select set_config('chartloom.clock', (clock_timestamp() + interval '2 seconds')::text, false)")
     assert urgent in {await owner.fetchval(claim) for _ in range(2)}
+
+
+async def test_many_jobs_come_in_their_order_and_line_up_behind_their_patient(owner: asyncpg.Connection) -> None:
+    await owner.execute("select chartloom.enqueue_job_v3('ocr', 'fast', $1, p_fairness_key => 'heavy')", NOOP)
+    ids = await owner.fetchval(
+        "select chartloom.enqueue_jobs_v3('ocr', 'fast', $1, p_fairness_keys => $2, p_max_retries => 2)",
+        [NOOP] * 5,
+        ["heavy", "light", "heavy", "other", "heavy"],
+    )
+    rows = await owner.fetch("select * from chartloom.job_queue where id = any($1) order by id", ids)
+    assert [row["id"] for row in rows] == ids
+    assert [row["fairness_key"] for row in rows] == ["heavy", "light", "heavy", "other", "heavy"]
+    assert [row["fair_tag"] for row in rows] == [1, 0, 2, 0, 3]
+    assert {row["max_retries"] for row in rows} == {2}
+    assert len({row["traceparent"].split("-")[1] for row in rows}) == 5
+
+
+async def test_many_jobs_are_all_or_none(owner: asyncpg.Connection) -> None:
+    enqueue = "select chartloom.enqueue_jobs_v3('ocr', 'fast', $1, p_fairness_keys => $2)"
+    with pytest.raises(asyncpg.PostgresError, match='field "run_id" is missing') as refused:
+        await owner.fetchval(enqueue, [NOOP, {}], ["a", "b"])
+    assert refused.value.sqlstate == "CL004"
+    with pytest.raises(asyncpg.PostgresError, match="as many as the payloads") as refused:
+        await owner.fetchval(enqueue, [NOOP, NOOP], ["a"])
+    assert refused.value.sqlstate == "CL005"
+    stray = {"shell_file_id": str(uuid4()), "run_id": str(uuid4())}
+    with pytest.raises(asyncpg.PostgresError, match="names no document") as refused:
+        await owner.fetchval(enqueue, [NOOP, stray], None)
+    assert refused.value.sqlstate == "CL007"
+    with pytest.raises(asyncpg.PostgresError, match="1 to 10000"):
+        await owner.fetchval(enqueue, [], None)
+    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 0
+
+
+async def test_many_jobs_of_documents_know_their_patient(owner: asyncpg.Connection, patient: Patient) -> None:
+    file = await upload(owner, patient.user_id, patient.profile_id)
+    payload = await owner.fetchval("select payload from chartloom.job_queue")
+    ids = await owner.fetchval("select chartloom.enqueue_jobs_v3('ocr', 'fast', $1)", [NOOP, payload])
+    rows = await owner.fetch("select * from chartloom.job_queue where id = any($1) order by id", ids)
+    assert [row["patient_id"] for row in rows] == [None, patient.profile_id]
+    assert [row["shell_file_id"] for row in rows] == [None, payload and UUID(payload["shell_file_id"])]
+    assert rows[1]["fairness_key"] == str(patient.profile_id)
+    assert file
+
+
+async def test_a_repeated_batch_with_keys_finds_its_jobs(owner: asyncpg.Connection) -> None:
+    enqueue = "select chartloom.enqueue_jobs_v3('ocr', 'fast', $1, p_idempotency_keys => $2)"
+    first = await owner.fetchval(enqueue, [NOOP] * 3, ["a", "b", "c"])
+    again = await owner.fetchval(enqueue, [NOOP] * 3, ["c", "new", "a"])
+    assert again[0] == first[2]
+    assert again[2] == first[0]
+    assert await owner.fetchval("select count(*) from chartloom.job_queue") == 4
+
+
+async def test_a_plan_made_for_an_empty_queue_serves_a_full_one(owner: asyncpg.Connection) -> None:
+    """The functions keep their plans for a session: one that reads the whole table would be kept, too."""
+    await owner.execute("vacuum analyze chartloom.job_queue")
+    enqueue = "select chartloom.enqueue_jobs_v3('ocr', 'fast', $1, p_fairness_keys => $2)"
+    await owner.fetchval(enqueue, [NOOP], ["first"])
+    await owner.fetch("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
+    await owner.execute("alter table chartloom.job_queue set (autovacuum_enabled = off)")
+    for batch in range(10):
+        await owner.fetchval(enqueue, [NOOP] * 1000, [f"{batch}-{number}" for number in range(1000)])
+
+    async def read() -> int:
+        await owner.execute("select pg_stat_force_next_flush()")
+        return await owner.fetchval(
+            "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'job_queue'"
+        )
+
+    before = await read()
+    await owner.fetchval(enqueue, [NOOP], ["5-500"])
+    claimed = await owner.fetch("select * from chartloom.claim_jobs('w', array['ocr'], 10)")
+    await owner.fetch(
+        "select * from chartloom.complete_jobs($1, $2)",
+        [job["job_id"] for job in claimed],
+        [job["lease_token"] for job in claimed],
+    )
+    assert len(claimed) == 10
+    assert await read() - before < 200
