@@ -85,6 +85,7 @@ create table chartloom.job_queue (
     lease_expires_at timestamptz,
     heartbeat_at timestamptz,
     run_deadline_at timestamptz,
+    progress real,
     worker_id text,
     error jsonb,
     idempotency_key text,
@@ -105,6 +106,7 @@ with (
 );
 comment on column chartloom.job_queue.is_ready is 'Due now. What waits for a retry or for its time is outside the ready index, so that no claim reads past it.';
 comment on column chartloom.job_queue.fair_tag is 'Start tag of start-time fair queueing (Goyal, Vin, Cheng 1996), in jobs of one fairness_key.';
+comment on column chartloom.job_queue.progress is 'The share of the work that this attempt has done, 0 to 1, as of its last heartbeat.';
 comment on column chartloom.job_queue.lease_token is 'New for every attempt. The attempt number would not do: a released job brings the same number back.';
 
 -- The claim: one index range a type and priority, already in the order of service.

@@ -201,7 +201,7 @@ begin
                 return query
                 update chartloom.job_queue as q
                 set status = 'processing', is_ready = false, worker_id = p_worker_id,
-                    lease_token = gen_random_uuid(), started_at = v_now, heartbeat_at = v_now,
+                    lease_token = gen_random_uuid(), started_at = v_now, heartbeat_at = v_now, progress = null,
                     lease_expires_at = v_now + make_interval(secs => p_lease_seconds),
                     run_deadline_at = v_now + make_interval(secs => v_type.max_run_seconds)
                 where q.ctid = any(v_picked)

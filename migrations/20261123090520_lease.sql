@@ -38,7 +38,8 @@ create function chartloom.heartbeat_jobs(
     p_job_ids bigint[],
     p_lease_tokens uuid[],
     p_lease_seconds integer default 60,
-    p_details jsonb default '{}'
+    p_details jsonb default '{}',
+    p_progress real[] default null
 ) returns table (job_id bigint, lease_token uuid, state text)
 language plpgsql volatile security definer
 set search_path = ''
@@ -56,7 +57,7 @@ begin
 
     return query
     with held as (
-        select * from unnest(p_job_ids, p_lease_tokens) as h (id, token)
+        select * from unnest(p_job_ids, p_lease_tokens, p_progress) as h (id, token, progress)
     ),
     locked as (
         -- A row that is locked is being settled, swept or cancelled at this moment: waiting for it could close a circle.
@@ -66,9 +67,10 @@ begin
     ),
     renewed as (
         update chartloom.job_queue as q
-        set heartbeat_at = v_now,
+        set heartbeat_at = v_now, progress = held.progress,
             lease_expires_at = least(v_now + make_interval(secs => p_lease_seconds), q.run_deadline_at)
-        from locked where q.id = locked.id
+        from locked join held using (id)
+        where q.id = locked.id and q.lease_token = held.token
         returning q.id, q.lease_token, q.run_deadline_at
     )
     select h.id, h.token,

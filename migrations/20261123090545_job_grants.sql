@@ -2,7 +2,7 @@
 
 grant execute on function
 chartloom.claim_jobs(text, text[], integer, integer),
-chartloom.heartbeat_jobs(text, text, text, bigint[], uuid[], integer, jsonb),
+chartloom.heartbeat_jobs(text, text, text, bigint[], uuid[], integer, jsonb, real[]),
 chartloom.complete_job(bigint, uuid, jsonb, text),
 chartloom.complete_jobs(bigint[], uuid[], jsonb[]),
 chartloom.fan_out_job(bigint, uuid, text, jsonb, text, jsonb, text),

@@ -54,10 +54,11 @@ async def heartbeat_jobs(
     jobs: Sequence[ClaimedJob],
     lease_seconds: int,
     details: dict[str, Any],
+    progress: Sequence[float | None] = (),
 ) -> dict[UUID, str]:
     """Renews every lease in one statement. Says of each lease token: held, lost, cancelled or overdue."""
     rows = await connection.fetch(
-        "select * from chartloom.heartbeat_jobs($1, $2, $3, $4, $5, $6, $7)",
+        "select * from chartloom.heartbeat_jobs($1, $2, $3, $4, $5, $6, $7, $8)",
         worker_id,
         service,
         version,
@@ -65,6 +66,7 @@ async def heartbeat_jobs(
         [job.lease_token for job in jobs],
         lease_seconds,
         details,
+        list(progress),
     )
     return {row["lease_token"]: row["state"] for row in rows}
 

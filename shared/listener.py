@@ -14,9 +14,11 @@ from uuid import uuid4
 import asyncpg
 import structlog
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import CallbackOptions, Observation
 
 from .database import CONNECTION_ERRORS, connect
 from .logs import describe_error
+from .telemetry import meter
 
 ROUND_TRIP_SECONDS = 2.0
 """A NOTIFY round trip takes 0.1 ms; in transaction mode a pooler accepts LISTEN and delivers nothing, ever."""
@@ -38,6 +40,16 @@ class Listener:
         self._unsure = False
         self._proved_at: float | None = None
         self._log = structlog.get_logger()
+        meter.create_observable_gauge(
+            "chartloom_notify_proof_age_seconds",
+            callbacks=[self._observe_proof_age],
+            unit="s",
+            description="Since NOTIFY was last seen to work; not there while the service only polls.",
+        )
+
+    def _observe_proof_age(self, _: CallbackOptions) -> list[Observation]:
+        age = self.proof_age_seconds
+        return [] if age is None else [Observation(age)]
 
     @property
     def mode(self) -> str:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -82,11 +83,22 @@ class _Attempt:
     began: float
     task: asyncio.Task[None] | None = None
     revoked: str | None = None
+    progress: float | None = None
 
     def revoke(self, reason: str) -> None:
         self.revoked = reason
         if self.task is not None:
             self.task.cancel()
+
+
+_current: ContextVar[_Attempt | None] = ContextVar("current_attempt", default=None)
+
+
+def report_progress(share: float) -> None:
+    """For a handler: how much of its work is done, 0 to 1. The next heartbeat writes it into the job's row."""
+    attempt = _current.get()
+    if attempt is not None:
+        attempt.progress = min(max(share, 0.0), 1.0)
 
 
 class Worker:
@@ -285,7 +297,7 @@ class Worker:
     async def _renew_leases(self) -> None:
         """One statement for all jobs in hand, every third of the lease: two may fail before it expires."""
         while True:
-            held = [attempt.job for attempt in self._running.values()]
+            held = list(self._running.values())
             try:
                 with suppress_instrumentation():
                     states = await jobs.heartbeat_jobs(
@@ -293,9 +305,10 @@ class Worker:
                         worker_id=self._settings.worker_id,
                         service=self._service,
                         version=self._version,
-                        jobs=held,
+                        jobs=[attempt.job for attempt in held],
                         lease_seconds=self._settings.lease_seconds,
                         details=self._details,
+                        progress=[attempt.progress for attempt in held],
                     )
             except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
                 self._log.warning("heartbeat_failed", **describe_error(error))
@@ -323,6 +336,7 @@ class Worker:
             self._ended(attempt, attempt.revoked)
             return
         current_job.set(job)
+        _current.set(attempt)
         waited = max(time.time() - job.scheduled_at.timestamp(), 0.0)
         _queue_wait.record(waited, {"job_type": job.job_type})
         task = asyncio.current_task()

@@ -14,7 +14,7 @@ from shared.errors import TerminalError
 from shared.jobs import ClaimedJob
 from shared.storage import Storage
 from shared.telemetry import meter
-from shared.worker import Handler
+from shared.worker import Handler, report_progress
 
 from .reader import DocumentReader
 
@@ -45,7 +45,7 @@ class OcrHandler:
             digest = await self._download(upload["storage_path"], path)
             if digest != upload["sha256"]:
                 raise TerminalError("checksum_mismatch", "The stored file is not the one announced: upload it again.")
-            pages = await self._reader.read(path)
+            pages = await self._reader.read(path, on_page=lambda done, total: report_progress(done / total))
         for page in pages:
             _pages_read.add(1, {"text_source": page.text_source})
             if page.words and page.text_source == "ocr":

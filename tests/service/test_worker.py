@@ -10,17 +10,22 @@ from typing import Any
 import asyncpg
 import pytest
 
+from shared.contract.base import Row
 from shared.contract.payloads import DocumentPayload
 from shared.database import Connection, connect, open_pool
 from shared.errors import BusyError, TerminalError, TransientError
 from shared.jobs import ClaimedJob
 from shared.listener import Listener
 from shared.settings import ServiceSettings
-from shared.worker import Handler, Worker
+from shared.worker import Handler, Worker, report_progress
 from tests.conftest import Database, Patient
 from tests.users import upload
 
 Work = Callable[[ClaimedJob], Awaitable[str]]
+
+
+class Count(Row):
+    number: int
 
 
 async def succeed(_: ClaimedJob) -> str:
@@ -397,3 +402,72 @@ async def test_a_long_drain_is_no_stalled_loop(start: Start, monkeypatch: pytest
     assert harness.worker.live() == "claim loop stalled"
     harness.worker.stop()
     assert harness.worker.live() is None
+
+
+async def test_the_row_tells_how_far_the_work_is(start: Start, owner: asyncpg.Connection, patient: Patient) -> None:
+    async def work_slowly(_: ClaimedJob) -> str:
+        report_progress(0.25)
+        await asyncio.Event().wait()
+        return "never"
+
+    await upload(owner, patient.user_id, patient.profile_id)
+    await start(work_slowly, lease_seconds=3)
+    await until(owner, "(select progress from chartloom.job_queue) = 0.25::real")
+    await owner.execute("set chartloom.clock = '2100-01-01'")
+    await owner.fetch("select * from chartloom.sweep_expired_leases()")
+    assert await owner.fetchval("select progress from chartloom.job_queue where status = 'processing'") is None
+
+
+async def test_what_ran_too_long_is_stopped_within_a_second_or_two(
+    start: Start, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    """Its next heartbeat is minutes away: the worker's own watch has to end it."""
+    await owner.execute("update chartloom.job_types set max_run_seconds = 1 where job_type = 'ocr'")
+    stopped = asyncio.Event()
+
+    async def hang(_: ClaimedJob) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return "never"
+
+    await upload(owner, patient.user_id, patient.profile_id)
+    await start(hang, lease_seconds=600)
+    async with asyncio.timeout(10):
+        await stopped.wait()
+    await until(owner, "exists (select from chartloom.processing_errors where code = 'run_time_exceeded')")
+
+
+async def test_a_result_that_cannot_be_stored_fails_its_own_job_alone(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute(
+        "insert into chartloom.job_types (job_type, job_category, worker_role, payload_schema, max_retries) "
+        "values ('count', 'fast', 'chartloom_ocr', '{\"number\": \"integer\"}', 0)"
+    )
+    await owner.fetchval(
+        "select chartloom.enqueue_jobs_v3('count', 'fast', $1)", [{"number": number} for number in range(20)]
+    )
+
+    async def count(_: ClaimedJob, payload: Count) -> dict[str, Any]:
+        return {"text": "\0" if payload.number == 7 else "fine"}
+
+    pool = await open_pool(database.url("chartloom_ocr"), size=4, application_name="worker under test")
+    listener = Listener(
+        listen_url=database.url("chartloom_ocr"), pool=pool, topics=["count"], application_name="worker under test"
+    )
+    worker = Worker(
+        service="ocr", version="test", pool=pool, listener=listener, details={},
+        settings=ServiceSettings(database_url="unused", worker_id="w", worker_concurrency=20),
+        handlers={"count": Handler(job_type="count", payload=Count, work=count)},
+    )  # fmt: skip
+    running = asyncio.create_task(worker.run())
+    await until(owner, "(select count(*) from chartloom.job_history where status in ('completed', 'dead_letter')) = 20")
+    worker.stop()
+    async with asyncio.timeout(10):
+        await running
+    pool.terminate()
+    buried = await owner.fetch("select payload, error from chartloom.job_history where status = 'dead_letter'")
+    assert [row["payload"] for row in buried] == [{"number": 7}]
+    assert buried[0]["error"]["code"] == "database_refused"
