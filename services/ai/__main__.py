@@ -5,7 +5,7 @@ from shared.service import run_worker
 from shared.settings import exit_misconfigured, load_settings
 
 from .handler import JOB_TYPES, AiHandler
-from .providers import open_provider
+from .providers import open_provider, within_limits
 from .settings import AiSettings
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         "ai",
         settings,
         JOB_TYPES,
-        lambda runtime: AiHandler(pool=runtime.pool, provider=provider).handlers(),
+        lambda runtime: AiHandler(pool=runtime.pool, provider=within_limits(provider, runtime.pool)).handlers(),
         details={"provider": provider.name, "model": provider.model},
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import asyncpg
 from pydantic import BaseModel
 
 from services.ai.wire import Inputs
@@ -82,6 +83,15 @@ def open_provider(
     from .openai import OpenAIProvider  # noqa: PLC0415
 
     return OpenAIProvider(model=model, api_key=api_key, base_url=base_url, timeout_s=timeout_s)
+
+
+def within_limits(provider: Provider, pool: asyncpg.Pool) -> Provider:
+    """The local engine has no limits but the machine's."""
+    if provider.name == "local":
+        return provider
+    from .limited import LimitedProvider  # noqa: PLC0415
+
+    return LimitedProvider(provider, pool)
 
 
 def summed(usages: list[dict[str, int]]) -> dict[str, Any]:

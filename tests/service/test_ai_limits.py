@@ -1,0 +1,85 @@
+"""Limits of a model endpoint are rows: what one instance uses, or is told to wait, holds for all of them."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from services.ai.providers import Provider, Task, within_limits
+from services.ai.providers.openai import OpenAIProvider
+from services.ai.wire import DetectInputs, Mentions, Passage
+from shared.database import open_pool
+from shared.errors import BusyError, TerminalError
+from tests.conftest import Database
+from tests.fakes.openai_server import FakeOpenAI, Play
+
+ANSWER: dict[str, list[object]] = {"mentions": []}
+KEY = "openai:test-model"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI().serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def instances(database: Database, server: FakeOpenAI) -> AsyncIterator[list[Provider]]:
+    """Two instances of the service, each with its own connections."""
+    pools = [await open_pool(database.url("chartloom_ai"), size=2, application_name="test") for _ in range(2)]
+    yield [
+        within_limits(OpenAIProvider(model="test-model", api_key="k", base_url=server.url, timeout_s=5), pool)
+        for pool in pools
+    ]
+    for pool in pools:
+        pool.terminate()
+
+
+async def ask(provider: Provider, text: str = "A cough.") -> None:
+    await provider.complete(Task.DETECT, DetectInputs(passage=Passage(page=1, start=0, text=text)), Mentions)
+
+
+async def test_instances_share_a_limit(
+    owner: asyncpg.Connection, server: FakeOpenAI, instances: list[Provider]
+) -> None:
+    await owner.execute("select chartloom.set_rate_limit($1, 2, null)", KEY)
+    server.play(Play(ANSWER), Play(ANSWER), Play(ANSWER))
+    await ask(instances[0])
+    await ask(instances[1])
+    with pytest.raises(BusyError) as refused:
+        await ask(instances[0])
+    assert 55 < refused.value.retry_after.total_seconds() <= 61
+    assert len(server.requests) == 2
+
+
+async def test_what_a_call_really_cost_is_settled(
+    owner: asyncpg.Connection, server: FakeOpenAI, instances: list[Provider]
+) -> None:
+    await owner.execute("select chartloom.set_rate_limit($1, null, 100000)", KEY)
+    server.play(Play(ANSWER))
+    await ask(instances[0], "x" * 1000)
+    assert await owner.fetchval("select tokens from chartloom.rate_grants") == 120
+
+
+async def test_one_refusal_parks_the_key_for_all(
+    owner: asyncpg.Connection, server: FakeOpenAI, instances: list[Provider]
+) -> None:
+    server.play(Play(status=429, headers={"Retry-After": "7"}), Play(ANSWER))
+    with pytest.raises(BusyError):
+        await ask(instances[0])
+    with pytest.raises(BusyError) as refused:
+        await ask(instances[1])
+    assert 5 < refused.value.retry_after.total_seconds() <= 7
+    assert len(server.requests) == 1
+    await owner.execute("update chartloom.rate_limits set parked_until = now() - interval '1 second'")
+    await ask(instances[1])
+
+
+async def test_a_question_beyond_the_limit_of_a_minute_is_no_retry_loop(
+    owner: asyncpg.Connection, server: FakeOpenAI, instances: list[Provider]
+) -> None:
+    await owner.execute("select chartloom.set_rate_limit($1, null, 100)", KEY)
+    with pytest.raises(TerminalError) as refused:
+        await ask(instances[0], "x" * 1000)
+    assert refused.value.code == "model_limit_too_small"
+    assert server.requests == []
