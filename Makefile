@@ -20,7 +20,7 @@ endef
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.installed-run ## Turn records into timelines: the samples, or FILES="a.pdf 'my scan.jpg'"
@@ -40,8 +40,11 @@ test-slow: $(VENV)/.installed-dev ## Run the slow tests: fresh clones, each serv
 	@$(VENV)/bin/pytest -m slow
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## Measure; results go to bench/out
-	@$(VENV)/bin/python -m bench
+bench: bench-queue ## Measure everything; results go to bench/out
+
+.PHONY: bench-queue
+bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1
+	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-}" $(VENV)/bin/python -m bench.queue
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
@@ -60,12 +63,18 @@ format: $(VENV)/.installed-dev ## Format the code and mend what ruff can
 lock: $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files anew from the pyproject.toml files
 	@UV="$(or $(UV),$(VENV)/tools/bin/uv)" ops/lock.sh
 
+.PHONY: lock-bench
+lock-bench: $(VENV)/.installed-peers $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files of the benchmark's peers anew
+	@$(or $(UV),$(VENV)/tools/bin/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate bench/requirements.in --output-file bench/requirements.lock
+	@$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
+
 .PHONY: clean
 clean: ## Stop the embedded Postgres; delete the environment and all caches, but no records
 	@if [ -d .chartloom ] && [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python -c \
 	'from pathlib import Path; from cli.embedded_postgres import EmbeddedPostgres; EmbeddedPostgres(Path(".chartloom")).stop()' \
 	|| echo 'The embedded Postgres could not be stopped; going on.' >&2; fi
-	@rm -rf $(VENV) build *.egg-info bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build *.egg-info bench/out bench/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@if [ -d .chartloom ]; then echo 'Your records are still in .chartloom.'; fi
 
@@ -108,6 +117,14 @@ $(VENV)/.installed-run: requirements/run.lock $(PROJECTS) | $(VENV)/bin/pip
 $(VENV)/.installed-dev: requirements/dev.lock $(PROJECTS) | $(VENV)/bin/pip
 	$(call install,requirements/dev.lock)
 	@touch $@ $(VENV)/.installed-run
+
+# The queues that Chartloom is measured beside, and Node from a wheel: pg-boss wants a newer one than many machines have.
+NPM := PATH="$(CURDIR)/$(VENV)/bench/bin:$$PATH" npm --prefix bench/peers --ignore-scripts --no-audit --no-fund --loglevel=error
+
+$(VENV)/.installed-peers: bench/requirements.lock bench/peers/package-lock.json | $(VENV)/bin/pip
+	$(call step,Installing the peers for Python,$(VENV)/bin/python -m venv $(VENV)/bench && $(VENV)/bench/bin/python -m pip --disable-pip-version-check -qq --no-input install --require-hashes -r bench/requirements.lock)
+	$(call step,Installing the peers for Node,$(NPM) ci)
+	@touch $@
 
 $(VENV)/tools/bin/uv: | $(VENV)/bin/pip
 	$(call step,Installing uv $(UV_VERSION),$(VENV)/bin/python -m venv $(VENV)/tools && $(VENV)/tools/bin/pip -qq --disable-pip-version-check install uv==$(UV_VERSION))

@@ -35,6 +35,19 @@ def measured(
     )
 
 
+def ratio(
+    measure: str,
+    ours: list[float],
+    theirs: list[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Measurement:
+    """The median of the quotients, round by round: what slows a whole round down cancels out."""
+    quotients = [our / their for our, their in zip(ours, theirs, strict=True)]
+    return measured(measure, quotients, "x", at_least=at_least, at_most=at_most)
+
+
 def publish(name: str, measurements: list[Measurement]) -> None:
     """Prints the table and writes ``bench/out/NAME.json``."""
     table = Table(title=name, box=None, pad_edge=False)
@@ -43,6 +56,6 @@ def publish(name: str, measurements: list[Measurement]) -> None:
     for row in measurements:
         met = "" if row.met is None else "yes" if row.met else "NO"
         table.add_row(row.measure, f"{row.value:g}", row.unit, row.spread, row.target or "", met)
-    Console(width=140).print(table)
+    Console(width=150).print(table)
     OUT.mkdir(exist_ok=True)
     (OUT / f"{name}.json").write_text(json.dumps([asdict(row) for row in measurements], indent=1))

@@ -38,12 +38,15 @@ class Database:
     async def connect(self, role: str = OWNER) -> asyncpg.Connection:
         return await connect(self.url(role), application_name="test")
 
+    async def connect_as_superuser(self) -> asyncpg.Connection:
+        return await connect(_in_database(self.admin_url, self.name), application_name="test")
+
 
 def _in_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
-async def _make_template(admin_url: str) -> None:
+async def make_template(admin_url: str) -> None:
     admin = await connect(admin_url, application_name="test")
     try:
         # As on Supabase: the owner creates roles and bypasses RLS, and is no superuser.
@@ -72,7 +75,7 @@ def postgres_admin_url() -> Iterator[str]:
         server = EmbeddedPostgres(Path(home))
         try:
             admin_url = server.ensure_started().admin_url
-            asyncio.run(_make_template(admin_url))
+            asyncio.run(make_template(admin_url))
             yield admin_url
         finally:
             server.remove()
