@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from opentelemetry.trace import SpanKind
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, TerminalError
 from shared.storage import CHUNK_BYTES, Storage
 from shared.telemetry import message_span, traceparent_of
 
@@ -65,6 +65,8 @@ async def submit(connection: asyncpg.Connection, storage: Storage, path: Path, p
             path.stat().st_size,
             traceparent_of(send),
         )
+        if "error" in created:
+            raise TerminalError(created["error"]["code"], created["error"]["message"])
         shell_file_id = UUID(created["shell_file_id"])
         send.set_attribute("document.id", str(shell_file_id))
         if created["status"] in ("uploading", "failed", "cancelled"):

@@ -38,5 +38,6 @@ using (patient_id in (select chartloom.accessible_profiles('read')));
 revoke all on public.shell_files from anon, authenticated, service_role;
 grant select on public.shell_files to authenticated, service_role;
 
-create trigger audit after insert or update or delete on public.shell_files
-for each row execute function chartloom.audit_row('patient_id', 'id');
+select chartloom.audit_table(
+    'public.shell_files', 'patient_id', 'id::text', 'status,processing_error,completed_at'
+);

@@ -12,6 +12,9 @@ begin
     if v_job.lease_token is distinct from p_lease_token or p_lease_token is null then
         perform chartloom.refuse_lease(p_job_id);
     end if;
+    -- For the audit of what the holder writes in this transaction.
+    perform set_config('chartloom.job_id', p_job_id::text, true);
+    perform set_config('chartloom.trace_id', chartloom.trace_id(v_job.traceparent), true);
     return v_job;
 end
 $$;

@@ -48,13 +48,11 @@ begin
         engine text, engine_version text
     );
     get diagnostics v_count = row_count;
-    perform chartloom.log_audit_event(
-        'insert', 'ocr_pages', v_job.patient_id, v_run_id::text, v_count, p_job_id,
-        chartloom.trace_id(v_job.traceparent)
-    );
     return v_count;
 end
 $$;
+
+select chartloom.audit_table('public.ocr_pages', 'patient_id', 'run_id || ''/'' || page');
 
 alter table public.ocr_pages enable row level security;
 create policy read_accessible on public.ocr_pages for select to authenticated

@@ -57,12 +57,10 @@ begin
         v_engine ->> 'provider', v_engine ->> 'model', v_engine ->> 'prompt_version', v_engine ->> 'schema_version',
         p_result
     );
-    perform chartloom.log_audit_event(
-        'insert', 'ai_pass_results', v_job.patient_id, v_run_id::text || '/' || p_pass, 1, p_job_id,
-        chartloom.trace_id(v_job.traceparent)
-    );
 end
 $$;
+
+select chartloom.audit_table('public.ai_pass_results', 'patient_id', 'run_id || ''/'' || pass');
 
 alter table public.ai_pass_results enable row level security;
 create policy read_accessible on public.ai_pass_results for select to authenticated

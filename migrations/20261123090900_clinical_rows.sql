@@ -99,7 +99,6 @@ declare
     v_job constant chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
     v_now constant timestamptz := chartloom.clock();
     v_run_id constant uuid := v_job.payload ->> 'run_id';
-    v_trace_id constant text := chartloom.trace_id(v_job.traceparent);
     v_count integer;
     v_total integer := 0;
 begin
@@ -110,12 +109,8 @@ begin
     end if;
     update public.patient_clinical_events set superseded_at = v_now, superseded_by_run_id = v_run_id
     where shell_file_id = v_job.shell_file_id and run_id <> v_run_id and superseded_at is null;
-    get diagnostics v_count = row_count;
     if v_count > 0 then
-        perform chartloom.log_audit_event(
-            'supersede', 'patient_clinical_events', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-        );
-    end if;
+        end if;
     update public.clinical_narratives set superseded_at = v_now, superseded_by_run_id = v_run_id
     where shell_file_id = v_job.shell_file_id and run_id <> v_run_id and superseded_at is null;
     update public.healthcare_timeline_events set superseded_at = v_now, superseded_by_run_id = v_run_id
@@ -135,9 +130,6 @@ begin
     );
     get diagnostics v_count = row_count;
     v_total := v_total + v_count;
-    perform chartloom.log_audit_event(
-        'insert', 'patient_clinical_events', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-    );
 
     insert into public.patient_observations (
         event_id, patient_id, value_text, value_number, unit, reference_range, flag, observed_on
@@ -149,9 +141,6 @@ begin
     );
     get diagnostics v_count = row_count;
     v_total := v_total + v_count;
-    perform chartloom.log_audit_event(
-        'insert', 'patient_observations', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-    );
 
     insert into public.patient_interventions (event_id, patient_id, dose, route, frequency, performed_on)
     select r.event_id, v_job.patient_id, r.dose, r.route, r.frequency, r.performed_on
@@ -160,9 +149,6 @@ begin
     );
     get diagnostics v_count = row_count;
     v_total := v_total + v_count;
-    perform chartloom.log_audit_event(
-        'insert', 'patient_interventions', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-    );
 
     insert into public.clinical_narratives (
         run_id, patient_id, shell_file_id, narrative, sentences, provider, model, prompt_version
@@ -174,9 +160,6 @@ begin
     );
     get diagnostics v_count = row_count;
     v_total := v_total + v_count;
-    perform chartloom.log_audit_event(
-        'insert', 'clinical_narratives', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-    );
 
     insert into public.healthcare_timeline_events (
         id, patient_id, shell_file_id, run_id, position, event_date, title, event_ids
@@ -188,12 +171,15 @@ begin
     );
     get diagnostics v_count = row_count;
     v_total := v_total + v_count;
-    perform chartloom.log_audit_event(
-        'insert', 'healthcare_timeline_events', v_job.patient_id, v_run_id::text, v_count, p_job_id, v_trace_id
-    );
     return v_total;
 end
 $$;
+
+select chartloom.audit_table('public.patient_clinical_events', 'patient_id', 'id::text');
+select chartloom.audit_table('public.patient_observations', 'patient_id', 'event_id::text');
+select chartloom.audit_table('public.patient_interventions', 'patient_id', 'event_id::text');
+select chartloom.audit_table('public.clinical_narratives', 'patient_id', 'run_id::text');
+select chartloom.audit_table('public.healthcare_timeline_events', 'patient_id', 'id::text');
 
 alter table public.patient_clinical_events enable row level security;
 alter table public.patient_observations enable row level security;

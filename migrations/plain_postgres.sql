@@ -28,6 +28,7 @@ declare
 begin
     execute format('grant anon, authenticated, service_role to %I', v_owner);
     execute format('create schema if not exists auth authorization %I', v_owner);
+    execute format('create schema if not exists storage authorization %I', v_owner);
     execute format('alter schema public owner to %I', v_owner);
 end
 $$;
@@ -54,3 +55,31 @@ as $$ select auth.jwt() ->> 'role' $$;
 
 grant usage on schema auth to anon, authenticated, service_role;
 grant execute on function auth.jwt(), auth.uid(), auth.role() to anon, authenticated, service_role;
+
+-- Storage's own tables, as far as policies see them: a row an object. The bytes are wherever STORAGE_URL says.
+create table if not exists storage.buckets (
+    id text primary key,
+    name text not null unique,
+    public boolean not null default false
+);
+create table if not exists storage.objects (
+    id uuid primary key default gen_random_uuid(),
+    bucket_id text references storage.buckets (id),
+    name text,
+    owner_id text,
+    created_at timestamptz default now(),
+    unique (bucket_id, name)
+);
+alter table storage.buckets enable row level security;
+alter table storage.objects enable row level security;
+grant usage on schema storage to anon, authenticated, service_role;
+grant all on storage.buckets, storage.objects to anon, authenticated, service_role;
+
+do $$
+declare
+    v_owner text := (select pg_get_userbyid(datdba) from pg_database where datname = current_database());
+begin
+    execute format('alter table storage.buckets owner to %I', v_owner);
+    execute format('alter table storage.objects owner to %I', v_owner);
+end
+$$;

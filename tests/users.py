@@ -24,6 +24,10 @@ async def become_user(connection: asyncpg.Connection, user_id: UUID | None) -> N
     )
 
 
+class RefusedError(Exception):
+    """The API said no."""
+
+
 async def upload(connection: asyncpg.Connection, user_id: UUID, patient_id: UUID, content: bytes = b"record") -> UUID:
     """A complete upload without its file; returns the document's id."""
     created = await as_user(
@@ -35,5 +39,7 @@ async def upload(connection: asyncpg.Connection, user_id: UUID, patient_id: UUID
         hashlib.sha256(content).hexdigest(),
         len(content),
     )
+    if "error" in created:
+        raise RefusedError(created["error"]["message"])
     await as_user(connection, user_id, "select complete_upload($1)", UUID(created["shell_file_id"]))
     return UUID(created["shell_file_id"])

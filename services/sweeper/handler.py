@@ -83,6 +83,7 @@ class Sweeper:
             return
         if time.monotonic() - self._depths_read_at > DEPTHS_EVERY_SECONDS:
             self._depths = await self._pool.fetch("select * from chartloom.queue_depths()")
+            await self._pool.execute("select chartloom.retry_audit_events($1)", BATCH)
             await self._show_that_it_lives()
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import SERVICE_ROLES, Database, Patient
-from tests.users import as_user, upload
+from tests.users import RefusedError, as_user, upload
 
 PATIENT_TABLES = [
     "user_profiles",
@@ -71,6 +71,7 @@ async def test_users_reach_only_the_two_upload_functions(owner: asyncpg.Connecti
         "public.complete_upload",
         "chartloom.create_upload",
         "chartloom.complete_upload",
+        "chartloom.answer",
         "chartloom.accessible_profiles",
         "chartloom.has_profile_access",
     }
@@ -130,7 +131,7 @@ async def test_the_owner_and_a_delegate_see_the_document_until_the_grant_ends(
     grant = "insert into profile_access (grantee_user_id, profile_id, access_level) values ($1, $2, 'read')"
     await owner.execute(grant, delegate, patient.profile_id)
     assert await as_user(owner, delegate, see) == document
-    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="patient_id"):
+    with pytest.raises(RefusedError, match="patient_id"):
         await upload(owner, delegate, patient.profile_id, b"by a reader")
     await owner.execute("update profile_access set access_level = 'write'")
     await upload(owner, delegate, patient.profile_id, b"by a writer")
@@ -144,20 +145,16 @@ async def test_a_strangers_upload_id_and_a_missing_one_get_the_same_answer(
     owner: asyncpg.Connection, patient: Patient
 ) -> None:
     theirs: UUID = await upload(owner, patient.user_id, patient.profile_id)
-    answers = []
-    for document in (theirs, uuid4()):
-        with pytest.raises(asyncpg.PostgresError) as refused:
-            await as_user(owner, uuid4(), "select complete_upload($1)", document)
-        answers.append((refused.value.sqlstate, str(refused.value)))
-    assert answers[0] == answers[1]
+    answers = [await as_user(owner, uuid4(), "select complete_upload($1)", document) for document in (theirs, uuid4())]
+    assert answers[0] == answers[1] == {"error": {"code": "CL007", "message": "shell_file_id: no such upload"}}
 
 
 async def test_each_upload_is_audited_with_the_user_and_no_value(owner: asyncpg.Connection, patient: Patient) -> None:
     document = await upload(owner, patient.user_id, patient.profile_id)
-    rows = await owner.fetch("select * from audit_log where table_name = 'shell_files' order by id")
-    assert [(row["action"], row["table_name"], row["row_id"]) for row in rows] == [
-        ("insert", "shell_files", str(document)),
-        ("update", "shell_files", str(document)),
+    rows = await owner.fetch("select * from audit_log where table_name = 'shell_files' order by seq")
+    assert [(row["action"], row["row_ids"], row["column_names"]) for row in rows] == [
+        ("insert", [str(document)], None),
+        ("update", [str(document)], ["current_run_id", "uploaded_at"]),
     ]
     for row in rows:
         assert row["actor_user_id"] == patient.user_id
@@ -228,21 +225,29 @@ async def test_a_channel_that_would_break_every_enqueue_is_refused(database: Dat
     await connection.close()
 
 
-async def test_what_becomes_of_a_document_is_audited_whoever_changes_it(
+async def test_what_a_service_writes_is_audited_with_its_job_and_a_documents_way_is_not(
     owner: asyncpg.Connection, patient: Patient
 ) -> None:
     await upload(owner, patient.user_id, patient.profile_id)
     job = await owner.fetchrow("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
+    page = {
+        "page": 1, "width": 9, "height": 9, "text": "x", "words": [], "text_source": "ocr",
+        "engine": "t", "engine_version": "1",
+    }  # fmt: skip
+    await owner.execute(
+        "select chartloom.save_ocr_pages($1, $2, $3)", job["job_id"], job["lease_token"], [page, {**page, "page": 2}]
+    )
     await owner.execute(
         "select chartloom.fail_job($1, $2, 'file_empty', 'Empty.', false)", job["job_id"], job["lease_token"]
     )
-    rows = await owner.fetch("select action, table_name, actor_role, actor_user_id from audit_log order by id")
+    rows = await owner.fetch("select * from audit_log order by seq")
     assert [(row["action"], row["table_name"]) for row in rows] == [
         ("insert", "user_profiles"),
         ("insert", "shell_files"),
         ("update", "shell_files"),
-        ("update", "shell_files"),
-        ("update", "shell_files"),
+        ("insert", "ocr_pages"),
     ]
     assert [row["actor_user_id"] for row in rows[1:3]] == [patient.user_id] * 2
-    assert {row["actor_role"] for row in rows[3:]} == {"chartloom_owner"}
+    assert (rows[3]["actor_role"], rows[3]["job_id"]) == ("chartloom_owner", job["job_id"])
+    assert rows[3]["trace_id"] == job["traceparent"].split("-")[1]
+    assert [row_id.split("/")[1] for row_id in rows[3]["row_ids"]] == ["1", "2"]
