@@ -52,8 +52,7 @@ begin
 end
 $$;
 
--- How many jobs of a capped type may still start. Locks the type: claimers of a capped type take turns, else two would count
--- the same free place. What counts is live leases, not rows in `processing`: a dead worker's place is free when its lease ends.
+-- How many jobs of a capped type may still start; the claim holds the type's lock. What counts is live leases, not rows in `processing`: a dead worker's place is free when its lease ends.
 create function chartloom.free_places(p_type chartloom.job_types, p_wanted integer) returns integer
 language plpgsql volatile
 set search_path = ''
@@ -61,10 +60,6 @@ as $$
 declare
     v_live integer;
 begin
-    if p_type.max_processing is null and p_type.max_processing_per_key is null then
-        return p_wanted;
-    end if;
-    perform from chartloom.job_types where job_type = p_type.job_type for no key update;
     if p_type.max_processing is null then
         return p_wanted;
     end if;
@@ -186,6 +181,10 @@ begin
     ) then
         perform chartloom.promote_due_jobs();
     end if;
+    -- Claimers of a capped type take turns, else two would count the same free place: in one order, whatever theirs is.
+    perform from chartloom.job_types as t
+    where t.job_type = any(p_job_types) and (t.max_processing is not null or t.max_processing_per_key is not null)
+    order by t.job_type for no key update;
     foreach v_name in array p_job_types loop
         exit when v_room = 0;
         select * into v_type from chartloom.job_types where job_type = v_name;
@@ -241,6 +240,10 @@ language plpgsql volatile
 set search_path = ''
 as $$
 begin
+    -- One at a time, and nobody waits: two that make the same rows in another order would wait for one another.
+    if not pg_try_advisory_xact_lock(hashtext('chartloom queue_heads')) then
+        return false;
+    end if;
     insert into chartloom.queue_heads (job_type, priority)
     with recursive priorities as (
         (

@@ -106,6 +106,9 @@ as $$
 declare
     v_now constant timestamptz := chartloom.clock();
     v_done bigint[];
+    v_left bigint[];
+    v_groups bigint[];
+    v_documents uuid[];
     v_job record;
 begin
     with gone as (
@@ -137,14 +140,21 @@ begin
     if cardinality(v_done) = cardinality(p_job_ids) then
         return;
     end if;
-    -- What something follows goes one by one.
-    for v_job in
-        select q.id, q.lease_token, h.result
-        from unnest(p_job_ids, p_lease_tokens, p_results) as h (id, token, result)
+    -- What something follows goes one by one, when all that they share is locked in the one order: jobs, groups, documents.
+    select array_agg(held.id), array_agg(held.group_id), array_agg(held.shell_file_id)
+    into v_left, v_groups, v_documents from (
+        select q.id, q.group_id, q.shell_file_id
+        from unnest(p_job_ids, p_lease_tokens) as h (id, token)
         join chartloom.job_queue as q on q.id = h.id and q.lease_token = h.token
         order by q.id for update of q
+    ) as held;
+    perform from chartloom.job_groups where id = any(v_groups) order by id for update;
+    perform from public.shell_files where id = any(v_documents) order by id for no key update;
+    for v_job in
+        select h.id, h.token, h.result from unnest(p_job_ids, p_lease_tokens, p_results) as h (id, token, result)
+        where h.id = any(v_left) order by h.id
     loop
-        perform chartloom.complete_job(v_job.id, v_job.lease_token, v_job.result);
+        perform chartloom.complete_job(v_job.id, v_job.token, v_job.result);
         v_done := v_done || v_job.id;
     end loop;
     return query

@@ -12,13 +12,18 @@ as $$
 #variable_conflict use_column
 declare
     v_now constant timestamptz := chartloom.clock();
+    v_jobs chartloom.job_queue[];
+    v_documents uuid[];
     v_job chartloom.job_queue;
 begin
-    for v_job in
+    select array_agg(q), array_agg(q.shell_file_id) into v_jobs, v_documents from (
         select * from chartloom.job_queue
         where status = 'processing' and lease_expires_at <= v_now
         order by id limit p_limit for update skip locked
-    loop
+    ) as q;
+    -- Who is buried takes its document's row: all of them now, in one order, as two sweeps may have jobs of the same ones.
+    perform from public.shell_files where id = any(v_documents) order by id for no key update;
+    foreach v_job in array coalesce(v_jobs, '{}') loop
         perform chartloom.record_error(
             v_job, 'lease_lost', 'lease_expired', 'The worker stopped renewing its lease: killed, paused or cut off.'
         );
@@ -48,9 +53,9 @@ begin
 end
 $$;
 
--- Ends every live job of a document, dead letters included. Again and again: while it waited for a job that was completing,
+-- Ends every live job of a document, or of one run of it, dead letters included. Again and again: while it waited for a job that was completing,
 -- that job's successor came to be, which the statement could not see.
-create function chartloom.cancel_live_jobs(p_shell_file_id uuid) returns integer
+create function chartloom.cancel_live_jobs(p_shell_file_id uuid, p_run_id uuid default null) returns integer
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -58,9 +63,16 @@ declare
     v_job chartloom.job_queue;
     v_count integer := 0;
 begin
-    while exists (select from chartloom.job_queue where shell_file_id = p_shell_file_id) loop
+    while exists (
+        select from chartloom.job_queue
+        where shell_file_id = p_shell_file_id
+            and (p_run_id is null or coalesce((payload ->> 'run_id')::uuid, p_run_id) = p_run_id)
+    ) loop
         for v_job in
-            select * from chartloom.job_queue where shell_file_id = p_shell_file_id order by id for update
+            select * from chartloom.job_queue
+            where shell_file_id = p_shell_file_id
+                and (p_run_id is null or coalesce((payload ->> 'run_id')::uuid, p_run_id) = p_run_id)
+            order by id for update
         loop
             perform chartloom.record_error(v_job, 'cancelled', 'document_cancelled', 'The document was cancelled.');
             perform chartloom.archive_job(v_job, 'cancelled', null, chartloom.clock());

@@ -82,7 +82,7 @@ declare
     v_file public.shell_files;
     v_job_id bigint;
 begin
-    select * into v_file from public.shell_files where id = p_shell_file_id for update;
+    select * into v_file from public.shell_files where id = p_shell_file_id;
     -- The same answer for "not there" and "not yours": an id must not be a way to ask what exists.
     if not found or not chartloom.has_profile_access(v_file.patient_id, 'write') then
         if v_file.id is not null then
@@ -91,10 +91,13 @@ begin
         return chartloom.refusal('CL007', 'shell_file_id: no such upload');
     end if;
     perform set_config('chartloom.trace_id', chartloom.trace_id(v_file.traceparent), true);
-    -- A repeated call changes nothing; after a failure, the owner's new upload of the same bytes is a new run.
+    -- A repeated call changes nothing; after a failure, the owner's new upload of the same bytes is a new run. What the earlier
+    -- run left is over: two runs of one document must not meet. Its jobs first, then the document, as everybody locks them.
+    if v_file.status in ('failed', 'cancelled') then
+        perform chartloom.cancel_live_jobs(p_shell_file_id, v_file.current_run_id);
+    end if;
+    select * into v_file from public.shell_files where id = p_shell_file_id for update;
     if v_file.status in ('uploading', 'failed', 'cancelled') then
-        -- What an earlier run left is over: two runs of one document must not meet.
-        perform chartloom.cancel_live_jobs(p_shell_file_id);
         update public.shell_files
         set status = 'queued', uploaded_at = chartloom.clock(), processing_error = null,
             current_run_id = gen_random_uuid()

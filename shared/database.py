@@ -47,7 +47,7 @@ async def _is_direct(url: str) -> bool:
 
 
 async def open_pool(url: str, *, size: int, application_name: str) -> asyncpg.Pool:
-    """A pool that works behind a transaction pooler, too, where it keeps no statement: each may meet another session."""
+    """A pool that works behind a transaction pooler, too: it keeps no statement there."""
     return await asyncpg.create_pool(
         url,
         min_size=1,

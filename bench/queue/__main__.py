@@ -11,12 +11,12 @@ from types import ModuleType
 from bench.report import Measurement, publish
 from shared.logs import configure_logs
 
-from . import drain, enqueue, fairness, fencing, hand_off, idle, machine, pick_up, table_size
+from . import drain, enqueue, fairness, fencing, hand_off, idle, machine, pick_up, snapshot, table_size
 from .ground import prepared_ground
 
 RUNS = 5
 EXIT_TERMINATED = 128 + signal.SIGTERM
-MODULES = (machine, drain, hand_off, pick_up, enqueue, table_size, fairness, fencing, idle)
+MODULES = (machine, drain, hand_off, pick_up, enqueue, table_size, snapshot, fairness, fencing, idle)
 MEASURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
