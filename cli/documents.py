@@ -71,7 +71,11 @@ async def submit(connection: asyncpg.Connection, storage: Storage, path: Path, p
         send.set_attribute("document.id", str(shell_file_id))
         if created["status"] in ("uploading", "failed", "cancelled"):
             await storage.put(created["storage_path"], _chunks(path))
-        await _as_user(connection, "select complete_upload($1)", shell_file_id)
+        completed = await _as_user(connection, "select complete_upload($1)", shell_file_id)
+        if "error" in completed:
+            # The patient was erased meanwhile, and the file came after.
+            await storage.delete(created["storage_path"])
+            raise TerminalError(completed["error"]["code"], completed["error"]["message"])
     return Submitted(str(path), shell_file_id)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from . import operations
+from . import operations, patients
 from .console import err, out, run
 from .deployment import open_deployment
 from .process import Request, interruptible
@@ -73,6 +73,7 @@ async def _up() -> None:
 
 
 app.add_typer(operations.app)
+app.add_typer(patients.app)
 
 
 def main() -> None:

@@ -109,8 +109,6 @@ begin
     end if;
     update public.patient_clinical_events set superseded_at = v_now, superseded_by_run_id = v_run_id
     where shell_file_id = v_job.shell_file_id and run_id <> v_run_id and superseded_at is null;
-    if v_count > 0 then
-        end if;
     update public.clinical_narratives set superseded_at = v_now, superseded_by_run_id = v_run_id
     where shell_file_id = v_job.shell_file_id and run_id <> v_run_id and superseded_at is null;
     update public.healthcare_timeline_events set superseded_at = v_now, superseded_by_run_id = v_run_id

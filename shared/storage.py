@@ -1,6 +1,8 @@
 """Where files are: one interface, a local folder behind it. Paths are keys of three or four parts, never user text."""
 
+import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ class Storage(Protocol):
 
     async def delete(self, path: str) -> None:
         """Removes a file; none there is no error."""
+
+    async def delete_all(self, prefix: str) -> None:
+        """Removes every file under a prefix, those that were never wholly written among them."""
 
 
 class LocalStorage:
@@ -87,6 +92,11 @@ class LocalStorage:
 
     async def delete(self, path: str) -> None:
         self._resolve(path).unlink(missing_ok=True)
+
+    async def delete_all(self, prefix: str) -> None:
+        folder = self._resolve(prefix)
+        if folder.is_dir():
+            await asyncio.to_thread(shutil.rmtree, folder)
 
 
 def open_storage(url: str) -> Storage:

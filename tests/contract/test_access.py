@@ -58,7 +58,7 @@ async def test_every_function_pins_its_search_path(owner: asyncpg.Connection) ->
     assert loose == []
 
 
-async def test_users_reach_only_the_two_upload_functions(owner: asyncpg.Connection) -> None:
+async def test_users_reach_only_what_is_made_for_them(owner: asyncpg.Connection) -> None:
     rows = await owner.fetch(
         """
         select p.pronamespace::regnamespace::text || '.' || p.proname as name from pg_proc as p
@@ -69,8 +69,15 @@ async def test_users_reach_only_the_two_upload_functions(owner: asyncpg.Connecti
     assert {row["name"] for row in rows} == {
         "public.create_upload",
         "public.complete_upload",
+        "public.fhir_bundle",
         "chartloom.create_upload",
         "chartloom.complete_upload",
+        "chartloom.fhir_bundle",
+        "chartloom.export_rows",
+        "chartloom.begin_erasure",
+        "chartloom.erase_rows",
+        "chartloom.files_to_erase",
+        "chartloom.finish_erasure",
         "chartloom.answer",
         "chartloom.accessible_profiles",
         "chartloom.has_profile_access",

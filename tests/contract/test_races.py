@@ -398,6 +398,31 @@ async def test_a_sweep_goes_past_what_is_being_written(owner: asyncpg.Connection
             assert await sweeper.without_waiting(SWEEP, 10) == ([job.job_id] if name in WRITES else [])
 
 
+@pytest.mark.parametrize("losses", [5, 0], ids=["to be given out again", "to be buried"])
+async def test_a_sweep_waits_for_no_document_that_somebody_is_writing(
+    owner: asyncpg.Connection, sessions: list[Session], patient: Patient, losses: int
+) -> None:
+    """The transaction that completes a document may be that of a frozen process: the rest must be rescued without it."""
+    await add_type(owner, "last", {"shell_file_id": "uuid", "run_id": "uuid"}, max_lease_losses=losses)
+    for content in (b"one", b"other"):
+        await upload(owner, patient.user_id, patient.profile_id, content)
+    for document, run in await owner.fetch("select id, current_run_id from shell_files, generate_series(1, 2)"):
+        payload = {"shell_file_id": str(document), "run_id": str(run)}
+        await owner.execute("select chartloom.enqueue_job_v3('last', 'fast', $1)", payload)
+    jobs = await claim(owner, job_type="last")
+    await expire(owner)
+    holder, sweeper, _ = sessions
+    await holder.begin()
+    await holder(COMPLETE, jobs[0].job_id, jobs[0].token)
+    swept = set(await sweeper.without_waiting(SWEEP, 10))
+    others = {job.job_id for job in jobs if job.document != jobs[0].document}
+    assert len(others) == 2
+    assert swept >= others
+    await holder.commit()
+    swept |= set(await sweeper.without_waiting(SWEEP, 10))
+    assert swept == {job.job_id for job in jobs[1:]}
+
+
 async def test_what_meets_a_cancel_waits_and_is_refused(owner: asyncpg.Connection, case: Cases) -> None:
     for name, end in (ENDS | WRITES).items():
         async with case(name) as (job, canceller, holder):

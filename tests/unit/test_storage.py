@@ -44,6 +44,18 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
+async def test_all_of_a_prefix_goes_half_written_files_too_and_nothing_else(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for path in ("a/1", "a/b/2", "ab/3"):
+        await storage.put(path, chunks(b"x"))
+    (tmp_path / "a" / ".partial-killed").write_bytes(b"half")
+    for _ in range(2):
+        await storage.delete_all("a")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["3", "ab"]
+    with pytest.raises(TerminalError, match="leaves the storage folder"):
+        await storage.delete_all("")
+
+
 @pytest.mark.parametrize("path", ["../outside", "a/../../outside", "/etc/passwd", "", "."])
 async def test_no_path_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
     storage = LocalStorage(tmp_path / "inside")

@@ -1,0 +1,67 @@
+"""A document's way through the queue without its services: each step by the contract, as a worker takes it."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from tests.conftest import Database, Patient
+from tests.users import upload
+
+STEPS = {
+    "ocr": "chartloom_ocr",
+    "ai_detect": "chartloom_ai",
+    "ai_enrich": "chartloom_ai",
+    "ai_narrate": "chartloom_ai",
+    "persist": "chartloom_persister",
+}
+
+
+async def claim(connection: asyncpg.Connection, job_type: str) -> asyncpg.Record:
+    """The next job of a type; fails the test where there is none."""
+    (job,) = await connection.fetch("select * from chartloom.claim_jobs('test', array[$1], 1)", job_type)
+    return job
+
+
+async def persist_document(
+    database: Database,
+    owner: asyncpg.Connection,
+    patient: Patient,
+    rows: Callable[[UUID], dict[str, list[dict[str, Any]]]],
+    *,
+    content: bytes = b"record",
+    text: str = "A page of the record.",
+) -> UUID:
+    """A document with a page and the rows that ``rows`` makes of its run's id; all its jobs completed.
+
+    No other job may be waiting: a claim takes whichever is next.
+    """
+    document = await upload(owner, patient.user_id, patient.profile_id, content)
+    for job_type, role in STEPS.items():
+        worker = await database.connect(role)
+        job = await claim(worker, job_type)
+        lease = (job["job_id"], job["lease_token"])
+        if job_type == "ocr":
+            await worker.fetchval("select chartloom.save_ocr_pages($1, $2, $3)", *lease, [page(text)])
+        if job_type == "persist":
+            await worker.fetchval(
+                "select chartloom.persist_findings($1, $2, $3)", *lease, rows(UUID(job["payload"]["run_id"]))
+            )
+        await worker.execute("select chartloom.complete_job($1, $2, $3)", *lease, {"done": job_type})
+        await worker.close()
+    return document
+
+
+def page(text: str, *, number: int = 1) -> dict[str, Any]:
+    """One page as OCR saves it, with one word."""
+    return {
+        "page": number,
+        "width": 100,
+        "height": 100,
+        "text": text,
+        "words": [{"text": text, "box": [1, 2, 3, 4], "confidence": 1, "start": 0, "end": len(text)}],
+        "text_source": "text_layer",
+        "engine": "test",
+        "engine_version": "1",
+    }
