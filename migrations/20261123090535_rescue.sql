@@ -14,22 +14,29 @@ declare
     v_now constant timestamptz := chartloom.clock();
     v_jobs chartloom.job_queue[];
     v_documents uuid[];
+    v_is_last boolean;
     v_job chartloom.job_queue;
 begin
-    select array_agg(q), array_agg(q.shell_file_id) into v_jobs, v_documents from (
+    select array_agg(q) into v_jobs from (
         select * from chartloom.job_queue
         where status = 'processing' and lease_expires_at <= v_now
         order by id limit p_limit for update skip locked
     ) as q;
-    -- Who is buried takes its document's row: all of them now, in one order, as two sweeps may have jobs of the same ones.
-    perform from public.shell_files where id = any(v_documents) order by id for no key update;
+    -- Who is buried takes its document's row with it. What another holds is left for a later sweep: it may be a frozen process.
+    select array_agg(f.id) into v_documents from (
+        select id from public.shell_files
+        where id in (select shell_file_id from unnest(v_jobs)) for no key update skip locked
+    ) as f;
     foreach v_job in array coalesce(v_jobs, '{}') loop
+        v_is_last := v_job.lease_losses >= (
+            select max_lease_losses from chartloom.job_types as t where t.job_type = v_job.job_type
+        );
+        continue when v_is_last and v_job.shell_file_id is not null
+            and v_job.shell_file_id <> all(coalesce(v_documents, '{}'));
         perform chartloom.record_error(
             v_job, 'lease_lost', 'lease_expired', 'The worker stopped renewing its lease: killed, paused or cut off.'
         );
-        if v_job.lease_losses >= (
-            select max_lease_losses from chartloom.job_types as t where t.job_type = v_job.job_type
-        ) then
+        if v_is_last then
             perform chartloom.bury_job(
                 v_job, 'lease_lost_too_often',
                 'Every worker that tried this stopped before it was done. Look for a crash or a lack of memory, then redrive.'
