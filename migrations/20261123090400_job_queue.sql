@@ -155,11 +155,15 @@ create table chartloom.queue_heads (
     job_type text not null references chartloom.job_types (job_type),
     priority smallint not null,
     head_tag bigint not null default 0,
+    advanced_at timestamptz not null default '-infinity',
     scanned_at timestamptz not null default '-infinity',
+    scan_seconds double precision not null default 0,
     primary key (job_type, priority)
 )
 with (fillfactor = 50);
-comment on table chartloom.queue_heads is 'The virtual time of fair queueing, once a second: no ready job that was committed by then has a smaller tag. A claim starts here, so that index entries of long finished jobs, which a pinned snapshot keeps, are not read again.';
+comment on table chartloom.queue_heads is 'The virtual time of fair queueing, moved on once a second. A claim starts here, so that index entries of long finished jobs, which a pinned snapshot keeps, are not read again.';
+comment on column chartloom.queue_heads.scanned_at is 'When somebody last read from the very start, for a job that was committed late, with an old tag, and for new priorities.';
+comment on column chartloom.queue_heads.scan_seconds is 'What that took. It is done once a second, or for a fiftieth of the time where it takes longer.';
 
 create table chartloom.job_groups (
     id bigint generated always as identity primary key,

@@ -16,6 +16,22 @@
 -- Errors of their own: CL001 lease lost · CL002 job cancelled · CL003 unknown job type or category · CL004 payload refused
 -- · CL005 argument out of range · CL006 not allowed to this role · CL007 no such document, upload or job.
 
+create function chartloom.is_of_type(p_value jsonb, p_type text) returns boolean
+language plpgsql immutable
+set search_path = ''
+as $$
+begin
+    return coalesce(case p_type
+        when 'uuid' then
+            jsonb_typeof(p_value) = 'string'
+            and (p_value #>> '{}') ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+        when 'text' then jsonb_typeof(p_value) = 'string'
+        when 'integer' then jsonb_typeof(p_value) = 'number' and (p_value #>> '{}') ~ '^-?[0-9]{1,15}$'
+        when 'boolean' then jsonb_typeof(p_value) = 'boolean'
+    end, false);
+end
+$$;
+
 create function chartloom.validate_payload(p_job_type text, p_schema jsonb, p_payload jsonb) returns void
 language plpgsql immutable
 set search_path = ''
@@ -24,7 +40,6 @@ declare
     v_field text;
     v_type text;
     v_value jsonb;
-    v_valid boolean;
 begin
     if p_payload is null or jsonb_typeof(p_payload) <> 'object' then
         raise exception 'payload of %: must be a JSON object', p_job_type using errcode = 'CL004';
@@ -38,15 +53,7 @@ begin
         if v_value is null then
             raise exception 'payload of %: field "%" is missing', p_job_type, v_field using errcode = 'CL004';
         end if;
-        v_valid := case v_type
-            when 'uuid' then
-                jsonb_typeof(v_value) = 'string'
-                and (v_value #>> '{}') ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
-            when 'text' then jsonb_typeof(v_value) = 'string'
-            when 'integer' then jsonb_typeof(v_value) = 'number' and (v_value #>> '{}') ~ '^-?[0-9]{1,15}$'
-            when 'boolean' then jsonb_typeof(v_value) = 'boolean'
-        end;
-        if v_valid is distinct from true then
+        if not chartloom.is_of_type(v_value, v_type) then
             raise exception 'payload of %: field "%" must be of type %', p_job_type, v_field, v_type
                 using errcode = 'CL004';
         end if;
@@ -337,6 +344,7 @@ declare
     v_type constant chartloom.job_types :=
         chartloom.check_enqueue(p_job_type, p_job_category, p_priority, p_max_retries);
     v_count constant integer := cardinality(p_payloads);
+    v_fields constant text[] := array(select jsonb_object_keys(v_type.payload_schema));
     v_payload jsonb;
     v_ids bigint[];
     v_shell_file_ids uuid[];
@@ -365,11 +373,23 @@ begin
         end loop;
         return v_ids;
     end if;
-    foreach v_payload in array p_payloads loop
-        if v_payload is distinct from '{"noop": true}' then
+    -- All at once; only where something is wrong, one by one, for the error that names it.
+    if exists (
+        select from unnest(p_payloads) as p (payload)
+        where p.payload is distinct from '{"noop": true}' and case
+            when jsonb_typeof(p.payload) is distinct from 'object' then true
+            when p.payload - v_fields <> '{}' or not p.payload ?& v_fields then true
+            when v_fields = '{}' then false
+            else exists (
+                select from jsonb_each_text(v_type.payload_schema) as f (name, type)
+                where not chartloom.is_of_type(p.payload -> f.name, f.type)
+            )
+        end
+    ) then
+        foreach v_payload in array p_payloads loop
             perform chartloom.validate_payload(p_job_type, v_type.payload_schema, v_payload);
-        end if;
-    end loop;
+        end loop;
+    end if;
     if v_type.payload_schema ? 'shell_file_id' then
         select array_agg(r.shell_file_id order by p.place), array_agg(f.patient_id order by p.place)
         into v_shell_file_ids, v_patient_ids

@@ -78,25 +78,28 @@ create function chartloom.pick_jobs(
     p_from_tag bigint,
     p_limit integer,
     out o_picked tid[],
-    out o_shell_file_ids uuid[]
+    out o_shell_file_ids uuid[],
+    out o_last_tag bigint
 )
 language plpgsql volatile
 set search_path = ''
 as $$
 begin
     if p_type.max_processing_per_key is null then
-        select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null)
-        into o_picked, o_shell_file_ids from (
-            select q.ctid, q.shell_file_id from chartloom.job_queue as q
+        select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null),
+            max(picked.fair_tag)
+        into o_picked, o_shell_file_ids, o_last_tag from (
+            select q.ctid, q.shell_file_id, q.fair_tag from chartloom.job_queue as q
             where q.is_ready and q.job_type = p_type.job_type and q.priority = p_priority and q.fair_tag >= p_from_tag
             order by q.fair_tag, q.id
             limit p_limit for update skip locked
         ) as picked;
         return;
     end if;
-    select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null)
-        into o_picked, o_shell_file_ids from (
-        select q.ctid, q.shell_file_id from chartloom.job_queue as q
+    select array_agg(picked.ctid), array_agg(picked.shell_file_id) filter (where picked.shell_file_id is not null),
+        max(picked.fair_tag)
+    into o_picked, o_shell_file_ids, o_last_tag from (
+        select q.ctid, q.shell_file_id, q.fair_tag from chartloom.job_queue as q
         where q.is_ready and q.id in (
             select c.id from (
                 select h.id, h.fairness_key,
@@ -166,6 +169,9 @@ declare
     v_room integer := p_limit;
     v_places integer;
     v_picked tid[];
+    v_last_tag bigint;
+    v_began timestamptz;
+    v_scan_seconds double precision;
     v_shell_file_ids uuid[];
     v_known smallint[];
     v_whole boolean;
@@ -191,18 +197,21 @@ begin
         v_places := chartloom.free_places(v_type, v_room);
         continue when v_places = 0;
         v_known := '{}';
+        v_scan_seconds := 0;
         loop
             select * into v_head from chartloom.queue_heads
             where job_type = v_name and priority <> all(v_known) order by priority desc limit 1;
             if not found then
-                -- Came short: is there a priority that nobody has met yet?
-                exit when not chartloom.ensure_heads(v_name);
+                -- Came short: is there a priority that nobody has met yet? Not at every claim where it takes long to look.
+                exit when v_scan_seconds > 0.01 or not chartloom.ensure_heads(v_name);
                 continue;
             end if;
             v_known := v_known || v_head.priority;
+            v_scan_seconds := greatest(v_scan_seconds, v_head.scan_seconds);
             -- Once a second somebody reads from the very start: a job may have been committed late, with an old tag.
-            v_whole := v_head.scanned_at <= v_now - interval '1 second';
-            select * into v_picked, v_shell_file_ids from chartloom.pick_jobs(
+            v_whole := v_head.scanned_at <= v_now - make_interval(secs => greatest(1, 50 * v_head.scan_seconds));
+            v_began := clock_timestamp();
+            select * into v_picked, v_shell_file_ids, v_last_tag from chartloom.pick_jobs(
                 v_type, v_head.priority, case when v_whole then 0 else v_head.head_tag end, v_places
             );
             if v_picked is not null then
@@ -223,9 +232,13 @@ begin
                     q.run_deadline_at, q.traceparent, q.shell_file_id;
             end if;
             if v_whole then
-                perform chartloom.advance_head(v_head, v_now);
-                -- Also while there is more than enough to do: a new, higher priority must not wait for a short claim.
                 perform chartloom.ensure_heads(v_name);
+            end if;
+            if v_whole or v_head.advanced_at <= v_now - interval '1 second' then
+                perform chartloom.advance_head(
+                    v_head, v_now, v_last_tag,
+                    case when v_whole then extract(epoch from clock_timestamp() - v_began)::double precision end
+                );
             end if;
             exit when v_places = 0;
         end loop;
@@ -264,8 +277,10 @@ begin
 end
 $$;
 
--- Moves the head up to the smallest tag that still waits; with none waiting, to the largest that is being worked on.
-create function chartloom.advance_head(p_head chartloom.queue_heads, p_now timestamptz) returns void
+-- Moves the head up to the smallest tag that still waits; with none waiting, to the last that was claimed.
+create function chartloom.advance_head(
+    p_head chartloom.queue_heads, p_now timestamptz, p_last_tag bigint, p_scan_seconds double precision
+) returns void
 language plpgsql volatile
 set search_path = ''
 as $$
@@ -274,20 +289,18 @@ declare
 begin
     -- One process a second does this; whoever comes second has nothing to wait for.
     perform from chartloom.queue_heads
-    where job_type = p_head.job_type and priority = p_head.priority and scanned_at = p_head.scanned_at
+    where job_type = p_head.job_type and priority = p_head.priority and advanced_at = p_head.advanced_at
     for update skip locked;
     if not found then
         return;
     end if;
     select fair_tag into v_tag from chartloom.job_queue
-    where is_ready and job_type = p_head.job_type and priority = p_head.priority
+    where is_ready and job_type = p_head.job_type and priority = p_head.priority and fair_tag >= p_head.head_tag
     order by fair_tag limit 1;
-    if not found then
-        select max(fair_tag) into v_tag from chartloom.job_queue
-        where job_type = p_head.job_type and status = 'processing' and priority = p_head.priority;
-    end if;
     update chartloom.queue_heads
-    set scanned_at = p_now, head_tag = greatest(head_tag, coalesce(v_tag, head_tag))
+    set advanced_at = p_now, head_tag = greatest(head_tag, coalesce(v_tag, p_last_tag)),
+        scanned_at = case when p_scan_seconds is null then scanned_at else p_now end,
+        scan_seconds = coalesce(p_scan_seconds, scan_seconds)
     where job_type = p_head.job_type and priority = p_head.priority;
 end
 $$;
