@@ -15,6 +15,8 @@ begin
     ] loop
         if not exists (select from pg_roles where rolname = v_role) then
             execute format('create role %I nologin', v_role);
+            -- Who is frozen in the middle of a transaction holds its job's row, past which no sweep gets.
+            execute format('alter role %I set idle_in_transaction_session_timeout = %L', v_role, '60s');
         end if;
     end loop;
 end

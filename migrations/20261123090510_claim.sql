@@ -9,12 +9,13 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
+    v_now constant timestamptz := chartloom.clock();
     v_job record;
     v_count integer := 0;
 begin
     for v_job in
         select id, job_type, priority, fairness_key from chartloom.job_queue
-        where not is_ready and status in ('pending', 'failed') and scheduled_at <= chartloom.clock()
+        where not is_ready and status in ('pending', 'failed') and scheduled_at <= v_now
         order by scheduled_at limit p_limit for update skip locked
     loop
         update chartloom.job_queue

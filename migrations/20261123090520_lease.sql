@@ -86,8 +86,9 @@ begin
         end
     from held as h
     left join renewed as r on r.id = h.id and r.lease_token = h.token
-    left join chartloom.job_queue as q on q.id = h.id
-    left join chartloom.job_archive as a on a.id = h.id and q.id is null;
+    -- any(): whichever side a plan begins with, it reads these rows alone.
+    left join chartloom.job_queue as q on q.id = h.id and q.id = any(p_job_ids)
+    left join chartloom.job_archive as a on a.id = h.id and a.id = any(p_job_ids) and q.id is null;
 end
 $$;
 

@@ -117,7 +117,8 @@ begin
         using (
             select * from unnest(p_job_ids, p_lease_tokens, p_results) as h (id, token, result) order by h.id
         ) as held
-        where q.id = held.id and q.lease_token = held.token and (
+        -- any(): whichever side a plan begins with, it reads these rows alone.
+        where q.id = held.id and q.lease_token = held.token and q.id = any(p_job_ids) and (
             q.payload = '{"noop": true}'
             or q.group_id is null and q.shell_file_id is null
             and q.job_type not in (select after_job_type from chartloom.pipeline_steps)
@@ -143,10 +144,9 @@ begin
     -- What something follows goes one by one, when all that they share is locked in the one order: jobs, groups, documents.
     select array_agg(held.id), array_agg(held.group_id), array_agg(held.shell_file_id)
     into v_left, v_groups, v_documents from (
-        select q.id, q.group_id, q.shell_file_id
-        from unnest(p_job_ids, p_lease_tokens) as h (id, token)
-        join chartloom.job_queue as q on q.id = h.id and q.lease_token = h.token
-        order by q.id for update of q
+        select q.id, q.group_id, q.shell_file_id from chartloom.job_queue as q
+        where q.id = any(p_job_ids) and q.lease_token = any(p_lease_tokens)
+        order by q.id for update
     ) as held;
     perform from chartloom.job_groups where id = any(v_groups) order by id for update;
     perform from public.shell_files where id = any(v_documents) order by id for no key update;

@@ -50,8 +50,8 @@ DEADLINE_LOOK_SECONDS = 1.0
 YIELD_AFTER_SECONDS = 0.01
 MEASURE_EVERY_SECONDS = 0.001
 """Times of up to a thousand jobs a second are recorded, of more a sample: a histogram takes 10 µs for each."""
-STALLED_SECONDS = 120.0
-"""A claim loop that has not come round for so long is dead: every wait in it is bounded by the poll."""
+STALLED_SECONDS = 150.0
+"""A claim loop that has not come round for so long is dead. A hung statement takes two minutes to time out."""
 
 _queue_wait = meter.create_histogram(
     "chartloom_queue_wait_seconds", unit="s", description="From the moment a job was due to its claim."
