@@ -175,31 +175,6 @@ async def test_a_statement_that_hangs_is_no_reason_to_end_the_process(
     assert timeouts[0] * times_longer < min(WORKER_STALLED_SECONDS, SWEEPER_STALLED_SECONDS)
 
 
-@pytest.mark.slow
-async def test_a_lease_outlives_the_connection_that_should_have_renewed_it(
-    proxy: Proxy, database: Database, owner: asyncpg.Connection
-) -> None:
-    """With the times of production: a router forgets a connection, and there is a minute to notice it."""
-    await make_probe_type(owner)
-    begun = asyncio.Event()
-
-    async def work(_: int) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    await enqueue_probes(owner, range(1))
-    async with running_worker(proxy.url(database.url(ROLE)), work=work, lease_seconds=60):
-        await begun.wait()
-        # Its connections are those that it will go on to use.
-        await until(owner, "exists (select from chartloom.workers)")
-        expires = await owner.fetchval("select lease_expires_at from chartloom.job_queue")
-        proxy.strand()
-        await until(
-            owner, "lease_expires_at > $1 or lease_expires_at < now() from chartloom.job_queue", expires, seconds=90
-        )
-        assert await owner.fetch("select * from chartloom.sweep_expired_leases()") == []
-
-
 async def test_the_server_ends_a_transaction_that_nobody_ends(database: Database) -> None:
     """Who is frozen or cut off in the middle of one holds its job's row: no sweep and no retry gets by."""
     seconds = {}
@@ -401,7 +376,7 @@ async def test_the_job_of_a_killed_worker_goes_to_another_when_its_lease_ends(
     ("place", "lease_seconds"),
     [
         # It wakes past its lease, and its heartbeat and its completion race to find out: nothing may be written anyhow.
-        ("work", 3),
+        pytest.param("work", 3, marks=pytest.mark.slow),
         # Its next heartbeat is far away when it wakes: it has to be the write itself that is refused.
         ("work", 60),
         # It froze between the result and the completion.
