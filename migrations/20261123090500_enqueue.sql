@@ -102,17 +102,22 @@ create function chartloom.next_fair_tag(p_job_type text, p_priority smallint, p_
 language plpgsql volatile
 set search_path = ''
 as $$
-declare
-    v_head bigint;
-    v_last bigint;
 begin
-    select head_tag into v_head from chartloom.queue_heads where job_type = p_job_type and priority = p_priority;
-    v_head := coalesce(v_head, 0);
-    select fair_tag into v_last from chartloom.job_queue
-    where is_ready and job_type = p_job_type and priority = p_priority and fairness_key = p_fairness_key
-        and fair_tag >= v_head
-    order by fair_tag desc limit 1;
-    return coalesce(v_last + 1, v_head);
+    -- One statement: two took twice the 14 µs.
+    return (
+        select coalesce(l.fair_tag + 1, h.head_tag)
+        from (
+            select coalesce((
+                select head_tag from chartloom.queue_heads where job_type = p_job_type and priority = p_priority
+            ), 0) as head_tag
+        ) as h
+        left join lateral (
+            select q.fair_tag from chartloom.job_queue as q
+            where q.is_ready and q.job_type = p_job_type and q.priority = p_priority
+                and q.fairness_key = p_fairness_key and q.fair_tag >= h.head_tag
+            order by q.fair_tag desc limit 1
+        ) as l on true
+    );
 end
 $$;
 
@@ -179,20 +184,31 @@ as $$
 declare
     v_now constant timestamptz := chartloom.clock();
     v_ready constant boolean := coalesce(p_scheduled_at <= v_now, true);
-    v_traceparent constant text := chartloom.new_traceparent();
+    v_seed constant text := gen_random_uuid();
+    v_span constant text := right(chartloom.new_traceparent(), 20);
+    v_places integer[];
     v_ids bigint[];
 begin
+    if p_fairness_keys is not null or p_patient_ids is not null then
+        -- Each job's place among those of its line. Where all are of one line, that is their order, and costs nothing.
+        select array_agg(l.place order by l.position) into v_places from (
+            select u.position, row_number() over (
+                partition by coalesce(u.fairness_key, u.patient_id::text) order by u.position
+            ) as place
+            from unnest(p_fairness_keys, p_patient_ids) with ordinality as u (fairness_key, patient_id, position)
+        ) as l;
+    end if;
     with new as (
         select nextval('chartloom.job_queue_id_seq') as id, u.payload, u.idempotency_key,
             coalesce(u.fairness_key, u.patient_id::text, '') as fairness_key,
-            -- A trace of its own for each; a span's id has to be unique in its trace only.
-            coalesce(
-                u.traceparent, '00-' || replace(gen_random_uuid()::text, '-', '') || right(v_traceparent, 20)
-            ) as traceparent,
-            u.shell_file_id, u.patient_id
+            -- A trace of its own for each, from one random number: a UUID each took 1 µs of a job's 13. A span's id has to be
+            -- unique in its trace only.
+            coalesce(u.traceparent, '00-' || md5(v_seed || u.position) || v_span) as traceparent,
+            u.shell_file_id, u.patient_id, coalesce(u.place, u.position) as place
         from unnest(
-            p_payloads, p_idempotency_keys, p_fairness_keys, p_traceparents, p_shell_file_ids, p_patient_ids
-        ) as u (payload, idempotency_key, fairness_key, traceparent, shell_file_id, patient_id)
+            p_payloads, p_idempotency_keys, p_fairness_keys, p_traceparents, p_shell_file_ids, p_patient_ids, v_places
+        ) with ordinality
+            as u (payload, idempotency_key, fairness_key, traceparent, shell_file_id, patient_id, place, position)
     ),
     lines as (
         select k.fairness_key, chartloom.next_fair_tag(p_type.job_type, p_priority, k.fairness_key) as next_tag
@@ -206,7 +222,7 @@ begin
         )
         overriding system value
         select n.id, p_type.job_type, p_type.job_category, n.payload, v_ready, p_priority, n.fairness_key,
-            coalesce(l.next_tag + row_number() over (partition by n.fairness_key order by n.id) - 1, 0),
+            coalesce(l.next_tag + n.place - 1, 0),
             coalesce(p_scheduled_at, v_now), v_now, coalesce(p_max_retries, p_type.max_retries),
             p_type.backoff_base_seconds, p_type.backoff_cap_seconds, n.idempotency_key, n.traceparent,
             n.shell_file_id, n.patient_id, p_group_id

@@ -20,6 +20,33 @@ language sql volatile security definer
 set search_path = ''
 as $$ delete from chartloom.sleepers where channel = p_channel $$;
 
+-- Wakes sleepers for what is ready all the same: the gate has a race, a sleeper that died eats a wake-up, a place under a cap
+-- becomes free where nobody looks. The sweeper does this, so that the workers' own polls can be rare. Returns for how many jobs.
+create function chartloom.wake_for_ready_jobs() returns integer
+language plpgsql volatile security definer
+set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    v_job_type text;
+    v_ready integer;
+    v_count integer := 0;
+begin
+    for v_job_type in select distinct topic from chartloom.sleepers where topic <> 'changes' loop
+        select count(*) into v_ready from (
+            select from chartloom.job_queue where is_ready and job_type = v_job_type limit 100
+        ) as ready;
+        if v_ready > 0 then
+            perform chartloom.wake(v_job_type, v_ready);
+        end if;
+        v_count := v_count + v_ready;
+    end loop;
+    return v_count;
+end
+$$;
+
 create function chartloom.forget_worker(p_worker_id text, p_channel text) returns void
 language sql volatile security definer
 set search_path = ''

@@ -17,6 +17,7 @@ to chartloom_worker;
 grant execute on function
 chartloom.sweep_expired_leases(integer),
 chartloom.promote_due_jobs(integer),
+chartloom.wake_for_ready_jobs(),
 chartloom.next_deadline(),
 chartloom.queue_depths()
 to chartloom_sweeper, chartloom_operator;

@@ -73,15 +73,15 @@ async def heartbeat_jobs(
 
 async def complete_job(
     connection: Connection, job: ClaimedJob, *, result: dict[str, Any] | None, traceparent: str | None
-) -> list[tuple[int, str]]:
-    """Completes the job and enqueues what follows: (id, type) of each. Raises LeaseLostError, JobCancelledError."""
+) -> list[int]:
+    """Completes the job and enqueues what follows: the id of each. Raises LeaseLostError, JobCancelledError."""
     try:
-        rows = await connection.fetch(
-            "select * from chartloom.complete_job($1, $2, $3, $4)", job.job_id, job.lease_token, result, traceparent
+        following: list[int] = await connection.fetchval(
+            "select chartloom.complete_job($1, $2, $3, $4)", job.job_id, job.lease_token, result, traceparent
         )
     except asyncpg.PostgresError as error:
         raise translate(error) from error
-    return [(row["job_id"], row["job_type"]) for row in rows]
+    return following
 
 
 async def complete_jobs(

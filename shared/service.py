@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import asyncpg
 import structlog
+import uvloop
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from .database import CONNECTION_ERRORS, open_pool
@@ -85,7 +86,8 @@ def run_service(
     configure_logs(service=service, level=settings.log_level)
     configure_telemetry(service=service, version=VERSION, instance=settings.worker_id)
     try:
-        asyncio.run(_serve(service, settings, topics, build))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(service, settings, topics, build))
     except ConfigurationError as error:
         exit_misconfigured(error)
     finally:

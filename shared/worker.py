@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from . import jobs
 from .completer import Completer
 from .contract.base import Row
-from .database import CONNECTION_ERRORS, Connection, translate
+from .database import CONNECTION_ERRORS, Connection, connect, translate
 from .errors import (
     BusyError,
     ChartloomError,
@@ -41,10 +41,13 @@ P = TypeVar("P", bound=Row)
 R = TypeVar("R")
 
 SETTLE_RETRY_SECONDS = 0.5
+HEARTBEAT_RETRY_SECONDS = 0.5
 CLAIM_AT_MOST = 500
 LINGER_SECONDS = 0.02
 LATE_COMMIT_SECONDS = 0.1
 POLL_ONLY_SECONDS = 1.0
+NOTIFIED_POLL_FACTOR = 4
+"""Polls are so much rarer while NOTIFY is proved to work: the sweeper wakes whoever a wake-up missed."""
 HAND_BACK_SECONDS = 5.0
 DEADLINE_LOOK_SECONDS = 1.0
 YIELD_AFTER_SECONDS = 0.01
@@ -230,7 +233,7 @@ class Worker:
             return LATE_COMMIT_SECONDS
         if self._listener.mode == "poll":
             return min(self._settings.poll_seconds, POLL_ONLY_SECONDS)
-        return self._settings.poll_seconds
+        return self._settings.poll_seconds * NOTIFIED_POLL_FACTOR
 
     def _room(self) -> int:
         return self._settings.worker_concurrency - len(self._running)
@@ -319,28 +322,49 @@ class Worker:
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _renew_leases(self) -> None:
-        """One statement for all jobs in hand, every third of the lease: two may fail before it expires."""
-        while True:
-            held = list(self._running.values())
-            try:
-                with suppress_instrumentation():
-                    states = await jobs.heartbeat_jobs(
-                        self._pool,
-                        worker_id=self._settings.worker_id,
-                        service=self._service,
-                        version=self._version,
-                        jobs=[attempt.job for attempt in held],
-                        lease_seconds=self._settings.lease_seconds,
-                        details=self._details,
-                        progress=[attempt.progress for attempt in held],
-                    )
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-                self._log.warning("heartbeat_failed", **describe_error(error))
-                states = {}
-            for token, state in states.items():
-                if state != "held" and token in self._running:
-                    self._running[token].revoke(state)
-            await asyncio.sleep(self._settings.lease_seconds / 3)
+        """One statement for all jobs in hand, every third of the lease: two may fail before it expires.
+
+        On a connection of its own, which is dropped when it does not answer: those of the pool may all hang on a line
+        that went dead without a word, and would for a minute, the whole lease by default.
+        """
+        connection: asyncpg.Connection | None = None
+        try:
+            while True:
+                pause = self._settings.lease_seconds / 3
+                try:
+                    with suppress_instrumentation():
+                        async with asyncio.timeout(max(self._settings.lease_seconds / 6, 1.0)):
+                            if connection is None or connection.is_closed():
+                                connection = await connect(
+                                    self._settings.database_url.get_secret_value(),
+                                    application_name=f"chartloom {self._service} heartbeat",
+                                )
+                            await self._beat(connection)
+                except (*CONNECTION_ERRORS, TimeoutError, asyncpg.PostgresError) as error:
+                    self._log.warning("heartbeat_failed", **describe_error(error))
+                    if connection is not None:
+                        connection.terminate()
+                    pause = HEARTBEAT_RETRY_SECONDS
+                await asyncio.sleep(pause)
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    async def _beat(self, connection: asyncpg.Connection) -> None:
+        held = list(self._running.values())
+        states = await jobs.heartbeat_jobs(
+            connection,
+            worker_id=self._settings.worker_id,
+            service=self._service,
+            version=self._version,
+            jobs=[attempt.job for attempt in held],
+            lease_seconds=self._settings.lease_seconds,
+            details=self._details,
+            progress=[attempt.progress for attempt in held],
+        )
+        for token, state in states.items():
+            if state != "held" and token in self._running:
+                self._running[token].revoke(state)
 
     async def _watch_deadlines(self) -> None:
         """Ends what ran too long, on this machine's clock: one look a second costs less than a timer for each job."""
@@ -459,7 +483,7 @@ class Worker:
                     return "completed"
                 with message_span("send", follow_up, SpanKind.PRODUCER) as send:
                     sent = await jobs.complete_job(connection, job, result=summary, traceparent=traceparent_of(send))
-                    send.set_attribute("messaging.message.id", ",".join(str(job_id) for job_id, _ in sent))
+                    send.set_attribute("messaging.message.id", ",".join(map(str, sent)))
         return "completed"
 
     async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:

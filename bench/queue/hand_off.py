@@ -21,7 +21,7 @@ CONNECTIONS = 10
 CLAIM_AT_MOST = 1_000
 RESULT_BYTES = 2_000
 
-CHARTLOOM = "select * from chartloom.complete_job($1, $2, $3)"
+CHARTLOOM = "select chartloom.complete_job($1, $2, $3)"
 BARE = """
 with done as (
     delete from chartloom.job_queue where id = $1 and lease_token = $2 returning *

@@ -88,6 +88,7 @@ class Sweeper:
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():
             await self.sweep()
+        await self._pool.execute("select chartloom.wake_for_ready_jobs()")
         seconds = await self._until_next_deadline()
         if not self._stopping:
             await self._listener.sleep(seconds)

@@ -19,7 +19,7 @@ from tests.users import become_user, upload
 from tests.waiting import until_blocked
 
 LIVE = "select id, status, lease_losses from chartloom.job_queue order by id"
-COMPLETE = "select * from chartloom.complete_job($1, $2)"
+COMPLETE = "select chartloom.complete_job($1, $2)"
 COMPLETE_MANY = "select * from chartloom.complete_jobs($1, $2)"
 HEARTBEAT = "select state from chartloom.heartbeat_jobs($1, 'ocr', '0', $2, $3)"
 SWEEP = "select job_id from chartloom.sweep_expired_leases($1)"

@@ -102,3 +102,18 @@ async def test_a_notification_carries_nothing(owner: asyncpg.Connection, ears: l
     await owner.execute(ENQUEUE)
     await ears[0].hears()
     assert payloads == [""]
+
+
+async def test_the_sweeper_wakes_whom_a_wake_up_missed(
+    database: Database, owner: asyncpg.Connection, ears: list[Ear]
+) -> None:
+    await owner.execute(ENQUEUE)
+    await sleep(ears[0], "ocr", "changes")
+    await sleep(ears[1], "ai_detect")
+    sweeper = await database.connect("chartloom_sweeper")
+    assert await sweeper.fetchval("select chartloom.wake_for_ready_jobs()") == 1
+    assert await ears[0].hears()
+    assert not await ears[1].hears()
+    # Once is enough: it is awake now, and nobody else sleeps for that type.
+    assert await sweeper.fetchval("select chartloom.wake_for_ready_jobs()") == 0
+    await sweeper.close()

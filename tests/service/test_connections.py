@@ -175,6 +175,28 @@ async def test_a_statement_that_hangs_is_no_reason_to_end_the_process(
     assert timeouts[0] * times_longer < min(WORKER_STALLED_SECONDS, SWEEPER_STALLED_SECONDS)
 
 
+async def test_a_lease_outlives_the_connections_that_should_have_renewed_it(
+    proxy: Proxy, database: Database, owner: asyncpg.Connection
+) -> None:
+    """A statement on a dead line hangs for a minute; the lease is shorter than that."""
+    await make_probe_type(owner)
+    begun = asyncio.Event()
+
+    async def work(_: int) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await enqueue_probes(owner, range(1))
+    async with running_worker(proxy.url(database.url(ROLE)), work=work, lease_seconds=12):
+        await begun.wait()
+        await until(owner, "exists (select from chartloom.workers)")
+        proxy.strand()
+        for _ in range(2):
+            expires = await owner.fetchval("select lease_expires_at from chartloom.job_queue")
+            await until(owner, "lease_expires_at <> $1 from chartloom.job_queue", expires)
+            assert await owner.fetch("select * from chartloom.sweep_expired_leases()") == []
+
+
 async def test_the_server_ends_a_transaction_that_nobody_ends(database: Database) -> None:
     """Who is frozen or cut off in the middle of one holds its job's row: no sweep and no retry gets by."""
     seconds = {}
