@@ -137,7 +137,7 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
 async def _run_rows(connection: asyncpg.Connection, table: str, run_id: UUID) -> list[asyncpg.Record]:
     order = {"patient_clinical_events": "page, char_start, entity_id", "healthcare_timeline_events": "position"}[table]
     rows: list[asyncpg.Record] = await connection.fetch(
-        f"select * from {table} where run_id = $1 order by {order}",  # noqa: S608 - both are constants above
+        f"select * from {table} where run_id = $1 and superseded_at is null order by {order}",  # noqa: S608 - both are constants above
         run_id,
     )
     return rows

@@ -53,6 +53,34 @@ async def persist_document(
     return document
 
 
+async def persist_again(
+    database: Database,
+    owner: asyncpg.Connection,
+    document: UUID,
+    rows: Callable[[UUID], dict[str, list[dict[str, Any]]]],
+) -> UUID:
+    """A new run over the same pages, of which only the last step is done. Returns the run's id."""
+    async with owner.transaction():
+        run_id: UUID = await owner.fetchval(
+            "insert into chartloom.document_runs (shell_file_id, ocr_run_id) "
+            "select id, (select ocr_run_id from chartloom.document_runs where id = current_run_id) "
+            "from shell_files where id = $1 returning id",
+            document,
+        )
+        await owner.execute("update shell_files set current_run_id = $2 where id = $1", document, run_id)
+        await owner.execute(
+            "select chartloom.enqueue_job_v3('persist', 'ai', $1)",
+            {"shell_file_id": str(document), "run_id": str(run_id)},
+        )
+    worker = await database.connect(STEPS["persist"])
+    job = await claim(worker, "persist")
+    lease = (job["job_id"], job["lease_token"])
+    await worker.fetchval("select chartloom.persist_findings($1, $2, $3)", *lease, rows(run_id))
+    await worker.execute("select chartloom.complete_job($1, $2)", *lease)
+    await worker.close()
+    return run_id
+
+
 def page(text: str, *, number: int = 1) -> dict[str, Any]:
     """One page as OCR saves it, with one word."""
     return {

@@ -1,6 +1,6 @@
 """Measure 5, too: does a snapshot that is held open, as by an analyst's query, slow the queue down?
 
-Drain of 10,000 jobs while a transaction has held its snapshot for 10 minutes and 500 jobs/s went through, so that no
+Drain of 30,000 jobs while a transaction has held its snapshot for 10 minutes and 500 jobs/s went through, so that no
 dead row could be vacuumed, against just before. BENCH_PIN_SECONDS makes it shorter.
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from shared.contract.findings import Alignment, Source
+from shared.contract.findings import Alignment, Source, folded
 from shared.contract.pages import Box, Page, Word
 
 _WORD = re.compile(r"\w+")
@@ -118,6 +118,25 @@ class Places:
         if quote not in self._starts:
             self._starts[quote] = [place for place, _ in spans(self._text, quote)]
         return 1 + bisect_left(self._starts[quote], start)
+
+
+class Ordinals:
+    """Which of the places of its own words on a page a stretch is, whatever else was found there."""
+
+    def __init__(self, text: str) -> None:
+        self._text = folded(text)
+        self._starts: dict[str, list[int]] = {}
+
+    def of(self, source: Source) -> int:
+        """From 1."""
+        words = folded(source.quote)
+        if words not in self._starts:
+            starts = self._starts[words] = []
+            at = self._text.find(words)
+            while at >= 0:
+                starts.append(at)
+                at = self._text.find(words, at + 1)
+        return 1 + bisect_left(self._starts[words], source.start)
 
 
 def _one_edit(left: str, right: str) -> bool:

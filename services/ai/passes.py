@@ -69,6 +69,7 @@ async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
     passages = [passage for page in pages for passage in split(page, provider.window, roles[page.page])]
     answers = await _each(passages, lambda passage: _mentions(passage, provider))
     by_number = {page.page: page for page in pages}
+    ordinals = {page.page: grounding.Ordinals(page.text) for page in pages}
     findings: list[Finding] = []
     rejected: list[RejectedFinding] = []
     seen: set[tuple[int, int, int, str]] = set()
@@ -84,7 +85,8 @@ async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
             key = (page.page, outcome.source.start, outcome.source.end, outcome.kind)
             if key not in seen:
                 seen.add(key)
-                findings.append(outcome)
+                occurrence = ordinals[page.page].of(outcome.source)
+                findings.append(outcome.model_copy(update={"occurrence": occurrence}))
     return Detection(
         engine=_engine(provider, Task.DETECT),
         findings=tuple(findings),
@@ -299,6 +301,7 @@ def _missing(detail: Detail, finding: Finding) -> RejectedFinding:
         label=detail.name,
         quote=detail.quote,
         page=finding.source.page,
+        finding_id=finding.id,
         reason="attribute_not_found",
     )
 

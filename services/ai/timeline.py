@@ -47,9 +47,26 @@ def entries(entities: Iterable[Entity], document_date: str | None) -> tuple[Time
     dated = [(next((day for entity in group if (day := when(entity, document_date))), None), group) for group in groups]
     dated.sort(key=lambda entry: (entry[0] is None, entry[0] or ""))
     return tuple(
-        TimelineEntry(date=date, title=title(group[0]), entity_ids=tuple(entity.id for entity in group))
+        TimelineEntry(
+            date=date,
+            title=title(group[0]),
+            entity_ids=tuple(entity.id for entity in group),
+            fact_key=_fact_key(group[0], date),
+        )
         for date, group in dated
     )
+
+
+def _fact_key(entity: Entity, date: str | None) -> str | None:
+    """What another document of the patient would have to say to say the same: the thing, the day, the figures.
+
+    A medicine is the same with or without a date. Anything else without a date stands for itself.
+    """
+    if date is None and entity.label != "medication":
+        return None
+    details = _details(entity, None)
+    figures = [details.get(name, "") for name in ("value", "unit", "dose")]
+    return "/".join((entity.label, entity.assertion, terminology.name(entity.text), *figures)).casefold()
 
 
 def _told(entity: Entity, document_date: str | None) -> bool:

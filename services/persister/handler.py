@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 
-from shared.contract.findings import Enrichment, Narration
+from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.payloads import DocumentPayload
 from shared.database import Connection
 from shared.jobs import ClaimedJob
@@ -24,9 +24,16 @@ class PersistHandler:
         return Handler(job_type="persist", payload=DocumentPayload, work=self.shape_rows, store=write_rows)
 
     async def shape_rows(self, job: ClaimedJob, payload: DocumentPayload) -> ClinicalRows:
+        detection = await read_pass(self._pool, job, "detect", Detection)
         enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
         narration = await read_pass(self._pool, job, "narrate", Narration)
-        return clinical_rows(payload.run_id, enrichment, narration)
+        return clinical_rows(
+            payload.run_id,
+            payload.shell_file_id,
+            enrichment,
+            narration,
+            (*detection.rejected, *enrichment.rejected),
+        )
 
 
 async def write_rows(connection: Connection, job: ClaimedJob, rows: ClinicalRows) -> dict[str, Any]:

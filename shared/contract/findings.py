@@ -16,6 +16,14 @@ AttributeName = Literal[
 ]  # fmt: skip
 
 
+def folded(text: str) -> str:
+    """Without letter case and kinds of white space, each character in its place."""
+    return "".join(
+        " " if character.isspace() else lower if len(lower := character.lower()) == 1 else character
+        for character in text
+    )
+
+
 class Source(Row):
     """Where a finding stands: ``pages[page].text[start:end] == quote``; ``boxes`` cover those words, one box a line."""
 
@@ -58,6 +66,8 @@ class Finding(Row):
     text: str
     source: Source
     alignment: Alignment
+    occurrence: int = Field(default=1, ge=1)
+    """Which of the places of its words on the page it is: with page, words and kind it names the finding in any run."""
     codes: tuple[Code, ...] = ()
 
 
@@ -68,6 +78,8 @@ class RejectedFinding(Row):
     label: str
     quote: str
     page: int | None
+    finding_id: str | None = None
+    """Of an attribute: the finding that it was claimed of."""
     reason: Literal["quote_not_found", "kind_unknown", "attribute_not_found"]
 
 
@@ -90,6 +102,8 @@ class TimelineEntry(Row):
     date: str | None
     title: str
     entity_ids: tuple[str, ...]
+    fact_key: str | None = None
+    """Equal for what is the same fact in another document; None where it stands for itself."""
 
 
 class Detection(Row):

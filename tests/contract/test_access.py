@@ -18,6 +18,8 @@ PATIENT_TABLES = [
     "patient_interventions",
     "clinical_narratives",
     "healthcare_timeline_events",
+    "finding_reviews",
+    "patient_timeline",
     "audit_log",
 ]
 
@@ -70,9 +72,11 @@ async def test_users_reach_only_what_is_made_for_them(owner: asyncpg.Connection)
         "public.create_upload",
         "public.complete_upload",
         "public.fhir_bundle",
+        "public.review_finding",
         "chartloom.create_upload",
         "chartloom.complete_upload",
         "chartloom.fhir_bundle",
+        "chartloom.review_finding",
         "chartloom.export_rows",
         "chartloom.begin_erasure",
         "chartloom.erase_rows",

@@ -54,18 +54,21 @@ def rows(_: UUID, canary: str = CANARY) -> dict[str, list[dict[str, Any]]]:
     """A row for every clinical table, a canary in every text."""
     event_id = str(uuid4())
     engine = {"provider": "local", "model": "rules", "prompt_version": "2"}
+
+    def event(number: int, kind: str, label: str, attributes: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": event_id if number == 1 else str(uuid4()), "entity_id": f"e{number}", "finding_key": str(uuid4()),
+            "kind": kind, "label": label, "text": f"{canary} text", "assertion": "affirmed", "subject": "patient",
+            "attributes": attributes, "codes": [{"system": "LOINC", "code": "1-1", "display": f"{canary} code"}],
+            "page": 1, "char_start": 0, "char_end": len(canary), "quote": canary, "boxes": [[1, 2, 3, 4]],
+            "alignment": "exact", "schema_version": "findings.v1", **engine,
+        }  # fmt: skip
+
     return {
         "patient_clinical_events": [
-            {
-                "id": event_id, "entity_id": "e1", "kind": "observation", "label": "test", "text": f"{canary} text",
-                "assertion": "affirmed", "subject": "patient", "attributes": {"value": {"text": f"{canary} value"}},
-                "codes": [{"system": "LOINC", "code": "1-1", "display": f"{canary} code"}], "page": 1,
-                "char_start": 0, "char_end": len(canary), "quote": canary, "boxes": [[1, 2, 3, 4]],
-                "alignment": "exact", "schema_version": "findings.v1", **engine,
-            }
+            event(1, "observation", "test", {"value": {"text": f"{canary} value"}, "flag": {"text": canary}}),
+            event(2, "intervention", "medication", {"dose": {"text": f"{canary} dose"}}),
         ],
-        "patient_observations": [{"event_id": event_id, "value_text": f"{canary} value", "flag": canary}],
-        "patient_interventions": [{"event_id": event_id, "dose": f"{canary} dose"}],
         "clinical_narratives": [
             {
                 "narrative": f"{canary} story",
@@ -76,8 +79,11 @@ def rows(_: UUID, canary: str = CANARY) -> dict[str, list[dict[str, Any]]]:
         "healthcare_timeline_events": [
             {
                 "id": str(uuid4()), "position": 1, "event_date": "2024", "title": f"{canary} title",
-                "event_ids": [event_id],
+                "fact_key": f"test/{canary}", "event_ids": [event_id],
             }
+        ],
+        "finding_reviews": [
+            {"finding_key": str(uuid4()), "reason": "quote_not_found", "claim": {"quote": f"{canary} claim"}}
         ],
     }  # fmt: skip
 
@@ -203,7 +209,8 @@ async def test_after_an_erasure_nothing_holds_anything_of_the_patient(
     for table in (
         "public.user_profiles", "public.shell_files", "public.ocr_pages", "public.ai_pass_results",
         "public.patient_clinical_events", "public.patient_observations", "public.patient_interventions",
-        "public.clinical_narratives", "public.healthcare_timeline_events", "chartloom.job_queue",
+        "public.clinical_narratives", "public.healthcare_timeline_events", "public.finding_reviews",
+        "chartloom.job_queue",
         "chartloom.job_archive", "chartloom.job_groups", "chartloom.processing_errors",
     ):  # fmt: skip
         assert before[table], f"{table}: the scan would not see what is left there"
@@ -432,8 +439,8 @@ async def test_an_export_holds_every_row_every_file_and_the_bundle(
         content for path, content in stored(tmp_path).items() if path.startswith(str(patient.profile_id))
     )
     assert json.loads((folder / "fhir.json").read_text())["resourceType"] == "Bundle"
-    events = json.loads((folder / "patient_clinical_events.jsonl").read_text())
-    assert events["quote"] == CANARY
+    events = [json.loads(line) for line in (folder / "patient_clinical_events.jsonl").read_text().splitlines()]
+    assert {event["quote"] for event in events} == {CANARY}
     assert await owner.fetchval("select count(*) from audit_log where action = 'export'") == 1
     (tmp_path / "nobody").mkdir()
     with pytest.raises(TerminalError, match="no such patient"):

@@ -126,7 +126,8 @@ async def document(database: Database, owner: asyncpg.Connection, patient: Patie
             sentences=tuple(Sentence(text=text, entity_ids=("e12", "e5")) for text in SENTENCES),
             timeline=(),
         )
-        return clinical_rows(run_id, Enrichment(engine=ENGINE, document_date=None, entities=FINDINGS), narration)
+        enrichment = Enrichment(engine=ENGINE, document_date=None, entities=FINDINGS)
+        return clinical_rows(run_id, uuid4(), enrichment, narration, ())
 
     return await persist_document(database, owner, patient, rows)
 

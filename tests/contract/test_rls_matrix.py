@@ -37,6 +37,7 @@ OF_PATIENTS = {
     "public.patient_interventions",
     "public.clinical_narratives",
     "public.healthcare_timeline_events",
+    "public.finding_reviews",
     "public.audit_log",
     "storage.objects",
 }
@@ -97,15 +98,17 @@ async def fill(owner: asyncpg.Connection, patient: Patient, users: dict[str, UUI
         "values ($1, $2, $3, 'detect', 'p', 'm', '1', '1', '{}')",
         f"insert into clinical_narratives ({by}, narrative, sentences, provider, model, prompt_version) "
         "values ($1, $2, $3, 'x', '[]', 'p', 'm', '1')",
+        f"insert into finding_reviews ({by}, finding_key, reason) "
+        "values ($1, $2, $3, gen_random_uuid(), 'quote_not_found')",
         f"insert into healthcare_timeline_events ({by}, id, position, title, event_ids) "
         "values ($1, $2, $3, gen_random_uuid(), 1, 'x', '{}')",
     ):
         await owner.execute(statement, patient.profile_id, file, run)
     await owner.execute(
-        f"insert into patient_clinical_events ({by}, id, entity_id, kind, label, text, assertion, subject, attributes, "
-        "codes, page, char_start, char_end, quote, boxes, alignment, provider, model, prompt_version, schema_version) "
-        "values ($1, $2, $3, $4, 'e1', 'event', 'l', 't', 'affirmed', 'patient', '{}', '[]', 1, 0, 1, 'x', '[]', "
-        "'exact', 'p', 'm', '1', '1')",
+        f"insert into patient_clinical_events ({by}, id, entity_id, finding_key, kind, label, text, assertion, "
+        "subject, attributes, codes, page, char_start, char_end, quote, boxes, alignment, provider, model, "
+        "prompt_version, schema_version) values ($1, $2, $3, $4, 'e1', gen_random_uuid(), 'event', 'l', 't', "
+        "'affirmed', 'patient', '{}', '[]', 1, 0, 1, 'x', '[]', 'exact', 'p', 'm', '1', '1')",
         patient.profile_id,
         file,
         run,

@@ -24,7 +24,8 @@ ROWS = {
     "patient_observations": "value_text, value_number, unit, reference_range, flag, observed_on",
     "patient_interventions": "dose, route, frequency, performed_on",
     "clinical_narratives": "narrative",
-    "healthcare_timeline_events": "position, event_date, title",
+    "healthcare_timeline_events": "position, event_date, title, fact_key",
+    "finding_reviews": "reason, claim, status",
 }
 """What a run leaves, ids and times aside."""
 

@@ -422,6 +422,35 @@ async def test_what_is_told_twice_is_told_once_with_both_sources() -> None:
     assert next(entry.date for entry in narration.timeline if "pixaban" in entry.title) == "2025-09-04"
 
 
+async def test_the_same_fact_has_the_same_key_in_another_document() -> None:
+    _, letter = await read(
+        "Seen on 3 May 2024.\nPotassium 5.9 mmol/L on 3 May 2024. Gout.\nCurrent medications\nApixaban 5mg bd\n"
+    )
+    _, report = await read(
+        "LABORATORY REPORT\nCollected: 2024-05-03\nPotassium 5.9 mmol/L 3.5 - 5.3 H\nSodium 140 mmol/L 133 - 146\n"
+        "Apixaban 5 mg was started on 1 April 2024. Apixaban 2.5 mg was stopped on 2 April 2024. Gout.\n"
+    )
+
+    def keys(narration: Narration, words: str) -> set[str | None]:
+        return {entry.fact_key for entry in narration.timeline if words in entry.title}
+
+    assert keys(letter, "Potassium") == keys(report, "Potassium") != {None}
+    assert keys(letter, "Potassium").isdisjoint(keys(report, "Sodium"))
+    # With and without a date it is the same medicine; at another dose it is not.
+    assert len(keys(letter, "pixaban")) == 1
+    assert len(keys(letter, "pixaban") & keys(report, "pixaban")) == 1
+    assert len(keys(report, "pixaban")) == 2
+    # Without a date nobody knows whether it is the same attack.
+    assert keys(letter, "Gout") == keys(report, "Gout") == {None}
+
+
+async def test_a_finding_says_which_of_the_places_of_its_words_it_is() -> None:
+    enrichment, _ = await read("Asthma since 2019. No fever. Her asthma is well controlled.\nFever denied.", "Asthma.")
+    places = [(e.source.page, e.text, e.occurrence) for e in enrichment.entities]
+    # "Fever" begins a sentence, and is the second of its words all the same.
+    assert places == [(1, "Asthma", 1), (1, "fever", 1), (1, "asthma", 2), (1, "Fever", 2), (2, "Asthma", 1)]
+
+
 async def test_a_bare_adjective_makes_no_sentence() -> None:
     _, narration = await read("Abdomen tender. Palpable. Mildly dilated left atrium. No known drug allergies.")
     assert [sentence.text for sentence in narration.sentences] == [
