@@ -69,6 +69,10 @@ lock-bench: $(VENV)/.installed-peers $(if $(UV),,$(VENV)/tools/bin/uv) ## Write 
 	    --no-header --no-annotate bench/requirements.in --output-file bench/requirements.lock
 	@$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
+.PHONY: release-dump
+release-dump: $(VENV)/.installed-dev ## Keep what a release leaves in a database, for the upgrade test: VERSION=0.2.0
+	@$(VENV)/bin/python -m ops.dump_release "$${VERSION:-}"
+
 .PHONY: clean
 clean: ## Stop the embedded Postgres; delete the environment and all caches, but no records
 	@if [ -d .chartloom ] && [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python -c \

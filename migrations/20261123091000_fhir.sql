@@ -262,8 +262,10 @@ create function chartloom.fhir_finding_provenance(p_event public.patient_clinica
 language plpgsql stable
 set search_path = ''
 as $$
+declare
+    v_provenance jsonb;
 begin
-    return chartloom.fhir_provenance(
+    v_provenance := chartloom.fhir_provenance(
         p_event.id, p_event.shell_file_id, p_event.created_at,
         chartloom.fhir_agent(p_event.provider, p_event.model, p_event.prompt_version),
         jsonb_build_object('extension', jsonb_build_array(jsonb_build_object(
@@ -292,6 +294,18 @@ begin
             from jsonb_each(p_event.attributes) as a (name, said)
         ), '[]'))
     );
+    if p_event.review is null then
+        return v_provenance;
+    end if;
+    return jsonb_set(v_provenance, '{agent}', v_provenance -> 'agent' || jsonb_build_object(
+        'type', chartloom.fhir_concept(
+            'http://terminology.hl7.org/CodeSystem/provenance-participant-type', 'verifier', 'Verifier'
+        ),
+        'who', jsonb_build_object('type', 'Person', 'display', case p_event.review
+            when 'corrected' then 'a person with access to the record, who corrected it'
+            else 'a person with access to the record, who accepted it'
+        end)
+    ));
 end
 $$;
 

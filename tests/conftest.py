@@ -38,8 +38,12 @@ class Database:
     async def connect(self, role: str = OWNER) -> asyncpg.Connection:
         return await connect(self.url(role), application_name="test")
 
+    @property
+    def superuser_url(self) -> str:
+        return _in_database(self.admin_url, self.name)
+
     async def connect_as_superuser(self) -> asyncpg.Connection:
-        return await connect(_in_database(self.admin_url, self.name), application_name="test")
+        return await connect(self.superuser_url, application_name="test")
 
 
 def _in_database(url: str, name: str) -> str:

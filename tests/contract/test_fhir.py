@@ -322,6 +322,32 @@ def ids(bundle: dict[str, Any]) -> set[str]:
     return {resource["id"] for resource in facts(bundle)}
 
 
+async def test_what_a_person_said_of_a_finding_is_in_its_resource_and_its_provenance(
+    owner: asyncpg.Connection, patient: Patient, document: UUID
+) -> None:
+    assert document
+    for text, decision, correction in (
+        ("ferritin", "correct", {"attributes": {"value": {"text": "60", "normalised": 60}}}),
+        ("gout", "accept", None),
+        ("asthma", "dismiss", None),
+    ):
+        key = await owner.fetchval("select finding_key from patient_clinical_events where text = $1", text)
+        await as_user(owner, patient.user_id, "select review_finding($1, $2, $3)", key, decision, correction)
+    bundle = await as_user(owner, patient.user_id, BUNDLE, patient.profile_id)
+    Bundle.model_validate(bundle)
+    assert one(bundle, "ferritin")["valueQuantity"]["value"] == 60
+    assert "asthma" not in {words_of(resource) for resource in facts(bundle)}
+    agents = {
+        provenance["target"][0]["reference"].removeprefix("urn:uuid:"): [
+            agent["type"]["coding"][0]["code"] for agent in provenance["agent"]
+        ]
+        for provenance in resources(bundle, "Provenance")
+    }
+    for text in ("ferritin", "gout"):
+        assert agents[one(bundle, text)["id"]] == ["assembler", "verifier"]
+    assert agents[one(bundle, "cough")["id"]] == ["assembler"]
+
+
 async def test_what_a_later_run_superseded_is_left_out(
     owner: asyncpg.Connection, patient: Patient, document: UUID
 ) -> None:
