@@ -33,7 +33,7 @@ class ServiceSettings(BaseSettings):
     lease_seconds: int = Field(default=60, ge=3, le=3600, description="How long a silent worker keeps its jobs.")
     poll_seconds: float = Field(default=5.0, gt=0, le=60, description="The safety net under NOTIFY.")
     drain_seconds: float = Field(default=25.0, ge=0, le=290, description="How long a SIGTERM lets jobs finish.")
-    pool_size: int = Field(default=4, ge=2, le=100, description="Connections besides the one that listens.")
+    pool_size: int = Field(default=4, ge=2, le=100, description="Connections besides those that listen and beat.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @property
