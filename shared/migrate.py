@@ -80,8 +80,10 @@ async def _apply(connection: asyncpg.Connection, script: str, version: str, name
             "select statements from supabase_migrations.schema_migrations where version = $1", version
         )
         if row is not None:
-            # Ours are one statement, the whole file; Supabase's tooling splits it and leaves nothing to compare.
-            if row["statements"] is not None and len(row["statements"]) == 1 and row["statements"][0] != script:
+            # Ours are one statement, the whole file; Supabase's tooling splits it and leaves nothing to compare, unless
+            # the file has one statement: that is kept without its end.
+            recorded = row["statements"]
+            if recorded is not None and len(recorded) == 1 and _without_end(recorded[0]) != _without_end(script):
                 raise ConfigurationError(
                     "migration_changed",
                     f"{file_name} was applied and has changed since. Restore it; put the change into a new one.",
@@ -95,6 +97,10 @@ async def _apply(connection: asyncpg.Connection, script: str, version: str, name
             name,
         )
         return True
+
+
+def _without_end(script: str) -> str:
+    return script.strip().removesuffix(";")
 
 
 async def _main(url: str, folder: Path) -> None:

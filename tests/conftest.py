@@ -50,27 +50,38 @@ def _in_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
-async def make_template(admin_url: str) -> None:
+async def make_unmigrated(admin_url: str, name: str) -> Database:
+    """An empty database as Supabase hands it over."""
+    database = Database(admin_url, name)
     admin = await connect(admin_url, application_name="test")
     try:
-        # As on Supabase: the owner creates roles and bypasses RLS, and is no superuser.
-        await admin.execute(f"create role {OWNER} login createrole bypassrls password '{PASSWORD}'")
-        await admin.execute(f"create database {TEMPLATE} owner {OWNER}")
-        inside = await connect(_in_database(admin_url, TEMPLATE), application_name="test")
-        await inside.execute((FOLDER / "plain_postgres.sql").read_text())
-        await inside.close()
-        owner = await connect(Database(admin_url, TEMPLATE).url(), application_name="test")
-        # Supabase's: whatever a migration does not revoke is open to the API's roles.
-        for kind in ("tables", "functions", "sequences"):
-            await owner.execute(
-                f"alter default privileges in schema public grant all on {kind} to anon, authenticated, service_role"
-            )
-        await migrate(owner)
-        for role in SERVICE_ROLES:
-            await owner.execute(f"alter role {role} login password '{PASSWORD}'")
-        await owner.close()
+        if not await admin.fetchval("select exists (select from pg_roles where rolname = $1)", OWNER):
+            # As on Supabase: the owner creates roles and bypasses RLS, and is no superuser.
+            await admin.execute(f"create role {OWNER} login createrole bypassrls password '{PASSWORD}'")
+        await admin.execute(f"create database {name} owner {OWNER}")
     finally:
         await admin.close()
+    inside = await database.connect_as_superuser()
+    await inside.execute((FOLDER / "plain_postgres.sql").read_text())
+    await inside.close()
+    owner = await database.connect()
+    # Supabase's: whatever a migration does not revoke is open to the API's roles.
+    for kind in ("tables", "functions", "sequences"):
+        await owner.execute(
+            f"alter default privileges in schema public grant all on {kind} to anon, authenticated, service_role"
+        )
+    await owner.close()
+    return database
+
+
+async def make_template(admin_url: str) -> Database:
+    database = await make_unmigrated(admin_url, TEMPLATE)
+    owner = await database.connect()
+    await migrate(owner)
+    for role in SERVICE_ROLES:
+        await owner.execute(f"alter role {role} login password '{PASSWORD}'")
+    await owner.close()
+    return database
 
 
 @pytest.fixture(scope="session")
