@@ -85,8 +85,8 @@ declare
     v_page public.ocr_pages;
     v_kind constant text := coalesce(p_review.correction ->> 'kind', p_review.claim ->> 'kind');
     v_quote constant text := p_review.correction #>> '{place,quote}';
-    v_start integer := p_review.correction #>> '{place,start}';
-    v_end integer := p_review.correction #>> '{place,end}';
+    v_start integer := (p_review.correction #>> '{place,start}')::integer;
+    v_end integer := (p_review.correction #>> '{place,end}')::integer;
     v_id constant uuid := gen_random_uuid();
 begin
     if v_kind not in ('event', 'observation', 'intervention', 'context') then
