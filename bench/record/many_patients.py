@@ -38,7 +38,7 @@ async def fill(
 
     The copies by the superuser, who alone may leave out triggers and foreign keys: they take longer than the rows.
     """
-    await enqueue(owner, await add_documents(owner, random.Random(1), patients=1, documents=2))
+    await enqueue(owner, await add_documents(owner, random.Random("many patients"), patients=1, documents=2))
     pool = await open_pool(persister_url, size=2, application_name="bench")
     persister = Persister(pool)
     async with pool.acquire() as connection:

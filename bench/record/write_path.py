@@ -20,7 +20,6 @@ from shared.database import open_pool
 
 from .documents import Persister, Shaped, add_documents, enqueue
 
-SEED = 1
 PATIENTS = 40
 DOCUMENTS = 240
 CONNECTIONS = 4
@@ -50,7 +49,7 @@ class Written:
 
 async def measure(ground: Ground) -> list[Measurement]:
     async with ground.owner() as owner:
-        documents = await add_documents(owner, random.Random(SEED), patients=PATIENTS, documents=DOCUMENTS)
+        documents = await add_documents(owner, random.Random("write path"), patients=PATIENTS, documents=DOCUMENTS)
         await enqueue(owner, documents)
     audited: list[Written] = []
     bare: list[Written] = []
