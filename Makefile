@@ -41,11 +41,15 @@ test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Run the slow te
 	@$(VENV)/bin/pytest -m slow
 
 .PHONY: bench
-bench: bench-queue ## Measure everything; results go to bench/out
+bench: bench-queue bench-record ## Measure everything; results go to bench/out
 
 .PHONY: bench-queue
 bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1
 	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-}" $(VENV)/bin/python -m bench.queue
+
+.PHONY: bench-record
+bench-record: $(VENV)/.installed-dev ## Measure writing, auditing and reading clinical rows; a part: ONLY="write_path" RUNS=1
+	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-}" $(VENV)/bin/python -m bench.record
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself

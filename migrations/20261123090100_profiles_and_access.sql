@@ -22,19 +22,26 @@ create table public.profile_access (
 create index profile_access_profile on public.profile_access (profile_id);
 comment on table public.profile_access is 'A delegate''s grant on somebody else''s profile, until it expires or is revoked.';
 
--- Policies use the set (evaluated once a statement), functions the question.
+-- Policies use the set, functions the question. A policy takes it as an array, which is made once a statement and looked up in
+-- the index: `in (select …)` there is a filter on every row of the table, 350 ms instead of 0.7 with a million rows.
+-- PL/pgSQL keeps its plans: in SQL this was 0.13 ms more, half of a small query.
 create function chartloom.accessible_profiles(p_level text) returns setof uuid
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = ''
 as $$
-    select id from public.user_profiles where owner_user_id = (select auth.uid())
+declare
+    v_user_id constant uuid := auth.uid();
+begin
+    return query
+    select id from public.user_profiles where owner_user_id = v_user_id
     union all
     select profile_id
     from public.profile_access
-    where grantee_user_id = (select auth.uid())
+    where grantee_user_id = v_user_id
         and (access_level = 'write' or access_level = p_level)
         and revoked_at is null
-        and (expires_at is null or expires_at > clock_timestamp())
+        and (expires_at is null or expires_at > clock_timestamp());
+end
 $$;
 
 create function chartloom.has_profile_access(p_profile_id uuid, p_level text default 'read') returns boolean
@@ -49,13 +56,13 @@ alter table public.profile_access enable row level security;
 
 -- One's own by the row itself: an insert that returns its row is judged before any function can see it.
 create policy read_accessible on public.user_profiles for select to authenticated
-using (owner_user_id = (select auth.uid()) or id in (select chartloom.accessible_profiles('read')));
+using (owner_user_id = (select auth.uid()) or id = any (array(select chartloom.accessible_profiles('read'))));
 create policy create_own on public.user_profiles for insert to authenticated
 with check (owner_user_id = (select auth.uid()));
 create policy read_own_grants on public.profile_access for select to authenticated
 using (
     grantee_user_id = (select auth.uid())
-    or profile_id in (select id from public.user_profiles where owner_user_id = (select auth.uid()))
+    or profile_id = any (array(select id from public.user_profiles where owner_user_id = (select auth.uid())))
 );
 
 -- Supabase grants everything on a new table to the API's roles, TRUNCATE among it, which no policy stops.

@@ -186,6 +186,10 @@ declare
     v_columns text[];
 begin
     if tg_op = 'UPDATE' then
+        -- Of a document that is new, persist_findings supersedes nothing: this look is kept, the next is planned each time.
+        if not exists (select from new_rows) then
+            return null;
+        end if;
         execute
             'select array_agg(distinct n.key order by n.key) from '
             '(select row_number() over () as place, to_jsonb(r) as j from new_rows as r) as a '
@@ -252,7 +256,7 @@ alter table public.failed_audit_events enable row level security;
 alter table chartloom.audit_chains enable row level security;
 
 create policy read_accessible on public.audit_log for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 revoke all on public.audit_log, public.failed_audit_events from anon, authenticated, service_role;
 grant select on public.audit_log to authenticated, service_role;
 

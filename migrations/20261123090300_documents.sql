@@ -34,7 +34,7 @@ comment on column chartloom.document_runs.ocr_run_id is 'The run whose pages thi
 alter table public.shell_files enable row level security;
 alter table chartloom.document_runs enable row level security;
 create policy read_accessible on public.shell_files for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 revoke all on public.shell_files from anon, authenticated, service_role;
 grant select on public.shell_files to authenticated, service_role;
 

@@ -56,7 +56,7 @@ select chartloom.audit_table('public.ocr_pages', 'patient_id', 'run_id || ''/'' 
 
 alter table public.ocr_pages enable row level security;
 create policy read_accessible on public.ocr_pages for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 revoke all on public.ocr_pages from anon, authenticated, service_role;
 grant select on public.ocr_pages to authenticated, service_role;
 

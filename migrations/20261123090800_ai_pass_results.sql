@@ -64,7 +64,7 @@ select chartloom.audit_table('public.ai_pass_results', 'patient_id', 'run_id || 
 
 alter table public.ai_pass_results enable row level security;
 create policy read_accessible on public.ai_pass_results for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 revoke all on public.ai_pass_results from anon, authenticated, service_role;
 grant select on public.ai_pass_results to authenticated, service_role;
 

@@ -33,25 +33,21 @@ begin
 end
 $$;
 
+-- As on Supabase the planner can inline these, which a search_path of their own would forbid; such a body needs none.
 create or replace function auth.jwt() returns jsonb
 language sql stable
-set search_path = ''
-as $$
-    select coalesce(
-        nullif(current_setting('request.jwt.claim', true), ''),
-        nullif(current_setting('request.jwt.claims', true), '')
-    )::jsonb
-$$;
+return coalesce(
+    nullif(current_setting('request.jwt.claim', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')
+)::jsonb;
 
 create or replace function auth.uid() returns uuid
 language sql stable
-set search_path = ''
-as $$ select (auth.jwt() ->> 'sub')::uuid $$;
+return (auth.jwt() ->> 'sub')::uuid;
 
 create or replace function auth.role() returns text
 language sql stable
-set search_path = ''
-as $$ select auth.jwt() ->> 'role' $$;
+return auth.jwt() ->> 'role';
 
 grant usage on schema auth to anon, authenticated, service_role;
 grant execute on function auth.jwt(), auth.uid(), auth.role() to anon, authenticated, service_role;

@@ -34,6 +34,7 @@ class Ground:
     server: PostgresServer
     owner_url: str
     worker_url: str
+    persister_url: str
     runs: int
 
     def progress(self, text: str) -> None:
@@ -53,6 +54,14 @@ class Ground:
 
     def worker_url_of(self, database: str) -> str:
         return _in_database(self.worker_url, database)
+
+    def persister_url_of(self, database: str) -> str:
+        return _in_database(self.persister_url, database)
+
+    @property
+    def postmaster(self) -> int:
+        """The server's process."""
+        return int((self.server.data_directory / "postmaster.pid").read_text().split()[0])
 
     @asynccontextmanager
     async def owner(self, database: str = DATABASE) -> AsyncIterator[asyncpg.Connection]:
@@ -102,7 +111,13 @@ async def prepared_ground(runs: int) -> AsyncIterator[Ground]:
     postgres = EmbeddedPostgres(Path(home))
     try:
         async with open_deployment() as deployment:
-            ground = Ground(postgres.ensure_started(), deployment.owner_url, deployment.service_urls["ocr"], runs)
+            ground = Ground(
+                postgres.ensure_started(),
+                deployment.owner_url,
+                deployment.service_urls["ocr"],
+                deployment.service_urls["persister"],
+                runs,
+            )
             async with ground.owner() as connection:
                 await connection.execute(JOB_TYPES)
             yield ground

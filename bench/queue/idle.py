@@ -31,7 +31,7 @@ async def measure(ground: Ground) -> list[Measurement]:
         workers = [await start(ground, started, number) for number in range(WORKERS)]
         await ground.settle_down("chartloom")
         await asyncio.sleep(CALM_DOWN_SECONDS)
-        postmaster = int((ground.server.data_directory / "postmaster.pid").read_text().split()[0])
+        postmaster = ground.postmaster
         for _ in ground.rounds("idle"):
             began = time.perf_counter()
             before = of_workers(workers), of_postgres(postmaster)

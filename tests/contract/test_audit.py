@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from shared.database import connect
-from tests.conftest import Database, Patient
+from tests.conftest import SERVICE_ROLES, Database, Patient
+from tests.contract.test_rls_matrix import fill
 from tests.users import RefusedError, as_user, upload
 
 VERIFY = "select * from chartloom.verify_audit()"
+ROLES = (*SERVICE_ROLES, "chartloom_operator", "service_role", "authenticated", "anon", "authenticator")
 
 
 async def test_every_table_with_a_patient_is_audited(owner: asyncpg.Connection) -> None:
@@ -50,10 +52,120 @@ async def upload_started(owner: asyncpg.Connection, patient: Patient) -> UUID:
     return UUID(created["shell_file_id"])
 
 
-async def test_a_truncate_would_escape_the_audit_and_is_refused(owner: asyncpg.Connection, patient: Patient) -> None:
-    for table in ("shell_files", "ocr_pages", "patient_clinical_events", "audit_log"):
+async def test_no_write_to_any_audited_table_happens_without_its_audit(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await fill(owner, patient, {name: uuid4() for name in ("reader", "writer", "expired", "revoked")})
+    for row in await owner.fetch(FOREIGN_KEYS):
+        await owner.execute(f"alter table {row['name']} drop constraint {row['conname']}")
+    for table in await audited_tables(owner):
+        async with owner.transaction():
+            await owner.execute(f"create temp table kept on commit drop as select * from {table}")
+            rows = await owner.fetchval("select count(*) from kept")
+            assert rows > 0, table
+            column, change = await owner.fetchrow(CHANGE, table)
+            columns = ", ".join(row["attname"] for row in await owner.fetch(COLUMNS, table))
+            await assert_refused_without_audit(owner, f"update {table} set {column} = {change}")
+            await assert_refused_without_audit(owner, f"delete from {table}")
+            await owner.execute(f"delete from {table}")
+            again = f"insert into {table} ({columns}) overriding system value select {columns} from kept"
+            await assert_refused_without_audit(owner, again)
+            # It was the audit alone that was in the way.
+            await owner.execute(again)
+            await owner.execute(f"update {table} set {column} = {change}")
+            assert await owner.fetchval(f"select count(*) from {table}") == rows
+    assert await owner.fetch(VERIFY) == []
+
+
+async def assert_refused_without_audit(owner: asyncpg.Connection, statement: str) -> None:
+    savepoint = owner.transaction()
+    await savepoint.start()
+    await owner.execute("alter table audit_log add constraint broken check (false) not valid")
+    with pytest.raises(asyncpg.CheckViolationError, match="broken"):
+        await owner.execute(statement)
+    await savepoint.rollback()
+
+
+async def audited_tables(owner: asyncpg.Connection) -> list[str]:
+    rows = await owner.fetch("select tgrelid::regclass::text as name from pg_trigger where tgname = 'audit_insert'")
+    return sorted(row["name"] for row in rows)
+
+
+# They would refuse some changes before the audit does.
+FOREIGN_KEYS = "select conrelid::regclass::text as name, conname from pg_constraint where contype = 'f'"
+COLUMNS = """
+select attname from pg_attribute
+where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+"""
+# Of a column whose change is an event and hurts no constraint: its name, a new value.
+CHANGE = """
+select a.attname,
+    case a.atttypid when 'text'::regtype then format('concat(%I, ''x'')', a.attname) else 'clock_timestamp()' end
+from pg_attribute as a
+where a.attrelid = $1::regclass and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    and a.atttypid in ('text'::regtype, 'timestamptz'::regtype) and a.attname not in ('status', 'completed_at')
+    and not exists (select from pg_constraint where conrelid = a.attrelid and contype <> 'n' and a.attnum = any(conkey))
+order by a.attnum limit 1
+"""
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_role_gets_round_the_audit(
+    role: str, database: Database, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    """Of the roles that a service or a user has. The owner, who made the triggers, could take them away."""
+    await upload(owner, patient.user_id, patient.profile_id)
+    before = await owner.fetch("select * from audit_log")
+    connection = await (database.connect(role) if role in SERVICE_ROLES else database.connect_as_superuser())
+    if role not in SERVICE_ROLES:
+        await connection.execute(f"set role {role}")
+    tables = await audited_tables(owner)
+    for statement in (
+        *(
+            f"alter table {table} disable trigger {which}"
+            for table in tables
+            for which in ("all", "user", "audit_insert")
+        ),
+        *(f"drop trigger audit_delete on {table}" for table in tables),
+        *(f"truncate {table} cascade" for table in tables),
+        "alter table public.audit_log disable trigger append_only",
+        "truncate public.audit_log",
+        "insert into public.audit_log select * from public.audit_log",
+        "update public.audit_log set row_ids = '{}'",
+        "delete from public.audit_log",
+        "insert into chartloom.audit_chains values (gen_random_uuid(), 1, '')",
+        "update chartloom.audit_chains set length = 0",
+        "delete from chartloom.audit_chains",
+        "select chartloom.log_audit_event('read', 'x', gen_random_uuid(), '{}')",
+        "select chartloom.log_access('read', 'x', gen_random_uuid(), '{}')",
+        "insert into public.failed_audit_events default values",
+        "create or replace function chartloom.log_audit_event() returns void language sql as ''",
+        "create or replace function chartloom.audit_statement() returns trigger language plpgsql as 'begin end'",
+        "alter function chartloom.audit_statement() rename to other",
+        "set session_replication_role = replica",
+        "select set_config('session_replication_role', 'replica', false)",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await owner.execute(f"truncate {table} cascade")
+            await connection.execute(statement)
+    await connection.close()
+    assert await owner.fetch("select * from audit_log") == before
+    assert await owner.fetch(VERIFY) == []
+
+
+async def test_the_owner_has_to_take_triggers_away_to_get_round_the_audit(
+    owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await upload(owner, patient.user_id, patient.profile_id)
+    for statement in (
+        *(f"truncate {table} cascade" for table in await audited_tables(owner)),
+        "truncate audit_log",
+        "update audit_log set row_ids = '{}'",
+        "delete from audit_log",
+        "set session_replication_role = replica",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await owner.execute(statement)
+    assert await owner.fetch(VERIFY) == []
 
 
 @pytest.mark.parametrize(
@@ -76,6 +188,8 @@ async def test_a_truncate_would_escape_the_audit_and_is_refused(owner: asyncpg.C
             "from audit_log as a where seq = (select max(seq) from audit_log)",
             "were added to",
         ),
+        ("update chartloom.audit_chains set length = length - 1", "the last events are missing or were added to"),
+        ("delete from chartloom.audit_chains", "the chain has no end"),
     ],
 )
 async def test_what_was_bent_is_found(
@@ -84,7 +198,7 @@ async def test_what_was_bent_is_found(
     await upload(owner, patient.user_id, patient.profile_id)
     await upload(owner, patient.user_id, patient.profile_id, b"another")
     assert await owner.fetch(VERIFY) == []
-    if not tampering.startswith("insert"):
+    if tampering.startswith(("update audit_log", "delete from audit_log")):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await owner.execute(tampering)
     await owner.execute("alter table audit_log disable trigger append_only")
@@ -92,20 +206,6 @@ async def test_what_was_bent_is_found(
     found = await owner.fetch(VERIFY)
     assert any(problem in row["problem"] for row in found), [dict(row) for row in found]
     assert {row["patient_id"] for row in found} == {patient.profile_id}
-
-
-async def test_no_service_and_no_user_writes_the_audit(database: Database, patient: Patient) -> None:
-    for role in ("chartloom_ocr", "chartloom_ai", "chartloom_persister", "chartloom_sweeper"):
-        connection = await connect(database.url(role), application_name="test")
-        for statement in (
-            "insert into public.audit_log default values",
-            "delete from public.audit_log",
-            "update chartloom.audit_chains set length = 0",
-            "select chartloom.log_audit_event('read', 'x', gen_random_uuid(), '{}')",
-        ):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(statement)
-        await connection.close()
 
 
 async def test_a_patients_chain_holds_under_many_writers(

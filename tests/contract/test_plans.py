@@ -13,6 +13,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from bench.record.many_patients import fill
+from bench.record.row_security import read_through
 from tests.conftest import Database
 
 MILLION = 1_000_000
@@ -210,3 +212,20 @@ async def test_no_call_costs_more_for_what_lies_in_the_table(
     await late.connection.close()
     assert read_through == set()
     assert {name: cost for name, cost in buffers.items() if cost > MAXIMUM_BUFFERS} == {}, buffers
+
+
+async def test_a_users_view_of_a_record_reads_no_other_patients_rows(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    superuser = await database.connect_as_superuser()
+    await fill(owner, superuser, database.url("chartloom_persister"), patients=400, events=50, entries=25)
+    await superuser.close()
+    assert await read_through(owner) == []
+
+
+async def test_every_policy_can_use_an_index(owner: asyncpg.Connection) -> None:
+    """``in (select …)`` in a policy is a filter on every row of its table."""
+    filters = await owner.fetch(
+        "select tablename, policyname from pg_policies where schemaname = 'public' and qual ~* '\\mIN \\( SELECT'"
+    )
+    assert filters == []

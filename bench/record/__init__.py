@@ -1,0 +1,1 @@
+"""The record: what it costs to write clinical rows, to audit them, and to read them as a user may."""
