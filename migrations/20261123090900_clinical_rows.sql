@@ -250,17 +250,17 @@ alter table public.healthcare_timeline_events enable row level security;
 alter table public.finding_reviews enable row level security;
 
 create policy read_accessible on public.patient_clinical_events for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 create policy read_accessible on public.patient_observations for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 create policy read_accessible on public.patient_interventions for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 create policy read_accessible on public.clinical_narratives for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 create policy read_accessible on public.healthcare_timeline_events for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 create policy read_accessible on public.finding_reviews for select to authenticated
-using (patient_id in (select chartloom.accessible_profiles('read')));
+using (patient_id = any (array(select chartloom.accessible_profiles('read'))));
 
 revoke all on public.patient_clinical_events, public.patient_observations, public.patient_interventions,
 public.clinical_narratives, public.healthcare_timeline_events, public.finding_reviews from anon, authenticated, service_role;

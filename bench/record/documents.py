@@ -53,7 +53,7 @@ ATTRIBUTES: dict[Kind, tuple[AttributeName, ...]] = {
 }
 KINDS: tuple[Kind, ...] = ("event", "observation", "observation", "intervention", "context")
 ASSERTIONS: tuple[Assertion, ...] = ("affirmed", "affirmed", "affirmed", "negated", "possible", "historical")
-ALIGNMENTS: tuple[Alignment, ...] = ("exact", "exact", "normalised", "fuzzy")
+ALIGNMENTS: tuple[Alignment, ...] = (*["exact"] * 16, *["normalised"] * 3, "fuzzy")
 DATES = (None, "2019", "2023-11", "2024-03-09", "2024-03-10")
 
 
@@ -106,7 +106,12 @@ def pass_results(random_source: random.Random, findings: int) -> PassResults:
                 for number in range(1, 1 + min(findings, random_source.randint(6, 12)))
             ),
             timeline=tuple(
-                TimelineEntry(date=random_source.choice(DATES), title=f"Entry {number}", entity_ids=some())
+                TimelineEntry(
+                    date=random_source.choice(DATES),
+                    title=f"Entry {number}",
+                    entity_ids=some(),
+                    fact_key=f"test/affirmed/entry {number}///" if number % 2 else None,
+                )
                 for number in range(1, 1 + min(findings, random_source.randint(45, 60)))
             ),
         ),
@@ -124,6 +129,7 @@ def _entity(random_source: random.Random, number: int) -> Entity:
         text=term,
         source=source,
         alignment=random_source.choice(ALIGNMENTS),
+        occurrence=number,
         codes=(Code(system="http://snomed.info/sct", code=str(100_000 + number), display=term),) if number % 3 else (),
         assertion=random_source.choice(ASSERTIONS),
         subject="family" if number % 20 == 0 else "patient",

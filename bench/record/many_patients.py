@@ -56,7 +56,8 @@ async def fill(
             f"insert into public.profile_access (grantee_user_id, profile_id, access_level) "
             f"select {DELEGATE.format(n='n')}, {PATIENT.format(n='n')}, 'read' from {number}"
         )
-        await multiply(superuser, "public.patient_clinical_events", patients, events, run_id="gen_random_uuid()")
+        fresh = {"run_id": "gen_random_uuid()", "finding_key": "gen_random_uuid()"}
+        await multiply(superuser, "public.patient_clinical_events", patients, events, **fresh)
         await multiply(superuser, "public.healthcare_timeline_events", patients, entries, run_id="gen_random_uuid()")
         for spoke, kind in (("observations", "observation"), ("interventions", "intervention")):
             await superuser.execute(
