@@ -96,6 +96,18 @@ def postgres_admin_url() -> Iterator[str]:
             server.remove()
 
 
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that no other test is on."""
+    with tempfile.TemporaryDirectory(prefix="chartloom-tests-") as home:
+        server = EmbeddedPostgres(Path(home))
+        try:
+            asyncio.run(make_template(server.ensure_started().admin_url))
+            yield server
+        finally:
+            server.remove()
+
+
 @pytest.fixture
 async def database(postgres_admin_url: str) -> AsyncIterator[Database]:
     name = f"test_{uuid4().hex[:12]}"

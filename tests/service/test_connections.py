@@ -4,8 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from cli.embedded_postgres import EmbeddedPostgres
 from services.sweeper.handler import STALLED_SECONDS as SWEEPER_STALLED_SECONDS
 from shared.database import connect, open_pool
 from shared.worker import STALLED_SECONDS as WORKER_STALLED_SECONDS
-from tests.conftest import OWNER, REPOSITORY, SERVICE_ROLES, TEMPLATE, Database, Patient, make_template
+from tests.conftest import OWNER, REPOSITORY, SERVICE_ROLES, TEMPLATE, Database, Patient
 from tests.proxy import Proxy, proxy_to
 from tests.users import upload
 from tests.waiting import until, until_true
@@ -210,18 +209,6 @@ async def test_the_server_ends_a_transaction_that_nobody_ends(database: Database
 
 
 # ── the server dies ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that no other test is on."""
-    with tempfile.TemporaryDirectory(prefix="chartloom-tests-") as home:
-        server = EmbeddedPostgres(Path(home))
-        try:
-            asyncio.run(make_template(server.ensure_started().admin_url))
-            yield server
-        finally:
-            server.remove()
 
 
 @pytest.mark.parametrize("way", ["stop immediately", "kill -9"])

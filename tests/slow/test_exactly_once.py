@@ -11,11 +11,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import asyncpg
 import pytest
@@ -23,7 +22,7 @@ import pytest
 from bench.record.documents import Document, add_documents, add_runs, enqueue
 from cli.embedded_postgres import EmbeddedPostgres
 from shared.database import connect
-from tests.conftest import OWNER, REPOSITORY, TEMPLATE, Database, make_template
+from tests.conftest import OWNER, REPOSITORY, TEMPLATE, Database
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
@@ -54,18 +53,6 @@ where attrelid = $1::regclass and attnum > 0 and not attisdropped and (
     or attrelid = 'audit_log'::regclass and attname in ('seq', 'previous_hash', 'hash', 'job_id')
 )
 """
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that no other test is on."""
-    with TemporaryDirectory(prefix="chartloom-tests-") as home:
-        server = EmbeddedPostgres(Path(home))
-        try:
-            asyncio.run(make_template(server.ensure_started().admin_url))
-            yield server
-        finally:
-            server.remove()
 
 
 # -- the processes ----------------------------------------------------------------------------------------------------
@@ -193,12 +180,11 @@ class Disturbance:
 
     async def kill_at_work(self, limit: int) -> None:
         """Some milliseconds into its work, or just as a document is completed, with another in hand."""
+        completed = await self.owner.fetchval(f"select count(*) {COMPLETED_JOBS}")
+        await self.until_in_hand(limit)
         if self.random_source.random() < KILLED_AT_A_COMPLETION:
-            await self.until_in_hand(limit)
-            completed = await self.owner.fetchval(f"select count(*) {COMPLETED_JOBS}")
             await until(self.owner, f"count(*) > $1 {COMPLETED_JOBS}", completed, seconds=30)
         else:
-            await self.until_in_hand(limit)
             await asyncio.sleep(self.random_source.uniform(0, LONGEST_WORK_SECONDS))
         victim = await self.until_in_hand(limit)
         self.figures["kills with work in hand"] += 1
@@ -228,7 +214,8 @@ class Disturbance:
                 if holders:
                     return self.services.running[self.random_source.choice(holders)["worker_id"]]
                 live = await self.owner.fetchval("select count(*) from chartloom.job_queue")
-                await self.feed(min(self.fed + AHEAD - live, limit))
+                # Where all were completed before the kill, one that was kept for a later one.
+                await self.feed(min(self.fed + AHEAD - live, limit if live else max(limit, self.fed + 1)))
                 await asyncio.sleep(0.002)
 
     async def feed(self, count: int) -> None:
