@@ -13,16 +13,16 @@ Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy | asyncpg.Poo
 LEASE_LOST = "CL001"
 JOB_CANCELLED = "CL002"
 
-CONNECTION_ERRORS = (
-    OSError,
+DATABASE_AWAY = (
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+"""It is surely the database that is away or restarting, and nobody else."""
+
+CONNECTION_ERRORS = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *DATABASE_AWAY)
 """The database is away or restarting; what was under way was rolled back, or its outcome is not known."""
 
 

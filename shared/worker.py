@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from . import jobs
 from .completer import Completer
 from .contract.base import Row
-from .database import CONNECTION_ERRORS, Connection, connect, translate
+from .database import CONNECTION_ERRORS, DATABASE_AWAY, Connection, connect, translate
 from .errors import (
     BusyError,
     ChartloomError,
@@ -53,6 +53,7 @@ DEADLINE_LOOK_SECONDS = 1.0
 YIELD_AFTER_SECONDS = 0.01
 MEASURE_EVERY_SECONDS = 0.001
 """Times of up to a thousand jobs a second are recorded, of more a sample: a histogram takes 10 µs for each."""
+DATABASE_IS_AWAY = BusyError("database_away", "The database went away; the attempt is repeated.", timedelta(seconds=1))
 STALLED_SECONDS = 150.0
 """A claim loop that has not come round for so long is dead. A hung statement takes two minutes to time out."""
 
@@ -414,8 +415,9 @@ class Worker:
             return await self._settle(job, lambda: self._complete(handler, job, result))
         except asyncio.CancelledError:
             return await self._end_cancelled(attempt, span)
-        except BusyError as error:
-            busy = error
+        except (BusyError, *DATABASE_AWAY) as error:
+            # A database that dies under a handler is no fault of the job's, as little as a killed worker is.
+            busy = error if isinstance(error, BusyError) else DATABASE_IS_AWAY
             self._log.info("job_snoozed", code=busy.code, retry_after_s=busy.retry_after.total_seconds())
             return await self._settle(job, lambda: self._snooze(job, busy))
         except (LeaseLostError, JobCancelledError) as error:

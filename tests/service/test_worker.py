@@ -155,6 +155,7 @@ async def test_a_worker_that_cannot_listen_polls(start: Start, owner: asyncpg.Co
         (BusyError("rate_limited", "Later.", timedelta(minutes=1)), "pending", "snoozed", "rate_limited"),
         (ValueError("Jane Doe, HIV positive"), "failed", "transient", "unexpected_error"),
         (TimeoutError("of the handler's own"), "failed", "transient", "connection_failed"),
+        (asyncpg.ConnectionDoesNotExistError("closed in the middle"), "pending", "snoozed", "database_away"),
     ],
 )
 async def test_the_type_of_an_error_decides_what_becomes_of_the_job(
