@@ -30,7 +30,8 @@ def provenance_rows(bundle: dict[str, Any]) -> dict[str, dict[str, Any]]:
         places = entity.get("extension", [])
         words = [place for place in places if place["url"] == EXTENSIONS + "source-words"]
         if words:
-            (target,), (agent,), (finding,) = provenance["target"], provenance["agent"], provenance["extension"]
+            # A second agent is the person who reviewed it.
+            (target,), (agent, *_), (finding,) = provenance["target"], provenance["agent"], provenance["extension"]
             assert finding["url"] == EXTENSIONS + "finding"
             found[_id(target)] = {
                 "file": _id(entity["what"]),
