@@ -95,6 +95,7 @@ create table public.healthcare_timeline_events (
     title text not null,
     fact_key text,
     event_ids uuid[] not null,
+    as_told jsonb,
     created_at timestamptz not null default now(),
     superseded_at timestamptz,
     superseded_by_run_id uuid,
@@ -104,6 +105,7 @@ create index healthcare_timeline_events_patient on public.healthcare_timeline_ev
 where superseded_at is null;
 create index healthcare_timeline_events_file on public.healthcare_timeline_events (shell_file_id);
 comment on column public.healthcare_timeline_events.fact_key is 'Equal for what is the same fact in another document of the patient; null where it stands for itself.';
+comment on column public.healthcare_timeline_events.as_told is 'Its title, date and fact_key of before a person reviewed one of its findings.';
 comment on column public.healthcare_timeline_events.event_date is 'ISO 8601 to the precision that is known: 2024, 2024-03 or 2024-03-09.';
 
 -- What the reviewers' table and the next run have in common with each other and with nobody else is a finding's key.

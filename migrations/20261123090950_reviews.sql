@@ -19,6 +19,47 @@ begin
 end
 $$;
 
+-- An entry of the timeline as its findings are now: made from what was told, so that a second thought undoes the first.
+create function chartloom.retell_entry(p_entry public.healthcare_timeline_events) returns void
+language plpgsql volatile
+set search_path = ''
+as $$
+declare
+    v_as_told constant jsonb := coalesce(p_entry.as_told, jsonb_build_object(
+        'title', p_entry.title, 'event_date', p_entry.event_date, 'fact_key', p_entry.fact_key
+    ));
+    v_teller public.patient_clinical_events;
+    v_corrected public.patient_clinical_events;
+    v_time text;
+begin
+    select e.* into v_teller
+    from unnest(p_entry.event_ids) with ordinality as u (id, place)
+    join public.patient_clinical_events as e on e.id = u.id
+    where e.superseded_at is null order by u.place limit 1;
+    select e.* into v_corrected
+    from unnest(p_entry.event_ids) with ordinality as u (id, place)
+    join public.patient_clinical_events as e on e.id = u.id
+    where e.superseded_at is null and e.review = 'corrected' order by u.place limit 1;
+    v_time := v_corrected.attributes #>> '{time,normalised}';
+    update public.healthcare_timeline_events
+    set as_told = v_as_told,
+        superseded_at = case when v_teller.id is null then chartloom.clock() end,
+        title = case
+            when v_teller.id = p_entry.event_ids[1] and v_teller.review is distinct from 'corrected' or v_teller.id is null
+                then v_as_told ->> 'title'
+            else chartloom.title_of(v_teller)
+        end,
+        event_date = case
+            when v_time ~ '^\d{4}(-\d\d(-\d\d)?)?$' then v_time
+            when v_corrected.as_found -> 'attributes' ? 'time' and not v_corrected.attributes ? 'time' then null
+            else v_as_told ->> 'event_date'
+        end,
+        -- What a person changed is no longer what another document was found to say.
+        fact_key = case when v_corrected.id is null then v_as_told ->> 'fact_key' end
+    where id = p_entry.id;
+end
+$$;
+
 -- Lets the document's timeline and narrative say no more than its findings do, after one of them was reviewed.
 create function chartloom.retell(p_event public.patient_clinical_events) returns void
 language plpgsql volatile
@@ -26,32 +67,15 @@ set search_path = ''
 as $$
 declare
     v_now constant timestamptz := chartloom.clock();
-    v_time constant text := p_event.attributes #>> '{time,normalised}';
-    v_entry record;
+    v_entry public.healthcare_timeline_events;
     v_narrative record;
 begin
     for v_entry in
-        select t.id, t.event_ids[1] = p_event.id as is_titled_by_it, (
-            select e from unnest(t.event_ids) with ordinality as u (id, place)
-            join public.patient_clinical_events as e on e.id = u.id
-            where e.superseded_at is null order by u.place limit 1
-        ) as teller
-        from public.healthcare_timeline_events as t
-        where t.shell_file_id = p_event.shell_file_id and t.superseded_by_run_id is null
-            and t.event_ids @> array[p_event.id]
+        select * from public.healthcare_timeline_events
+        where shell_file_id = p_event.shell_file_id and superseded_by_run_id is null
+            and event_ids @> array[p_event.id]
     loop
-        update public.healthcare_timeline_events as t
-        set superseded_at = case when v_entry.teller is null then v_now end,
-            title = case
-                when v_entry.teller is null or not v_entry.is_titled_by_it then t.title
-                else chartloom.title_of(v_entry.teller)
-            end,
-            event_date = case
-                when p_event.review = 'corrected' and v_time ~ '^\d{4}(-\d\d(-\d\d)?)?$' then v_time else t.event_date
-            end,
-            -- What a person changed is no longer what another document was found to say.
-            fact_key = case when p_event.review = 'corrected' then null else t.fact_key end
-        where t.id = v_entry.id;
+        perform chartloom.retell_entry(v_entry);
     end loop;
 
     select n.run_id, coalesce(n.as_told, n.sentences) as as_told,
@@ -203,6 +227,7 @@ begin
     from jsonb_to_recordset(p_waiting) as w (finding_key uuid, reason text, claim jsonb)
     on conflict (finding_key) do update
     set run_id = excluded.run_id, claim = excluded.claim,
+        reason = case when f.status in ('waiting', 'withdrawn') then excluded.reason else f.reason end,
         status = case when f.status = 'withdrawn' then 'waiting' else f.status end;
     update public.finding_reviews set status = 'withdrawn'
     where shell_file_id = p_shell_file_id and status = 'waiting' and run_id <> p_run_id;
@@ -267,6 +292,10 @@ begin
         raise exception 'correction: "place" is missing: what is not on the page needs {"page", "start", "end"}'
             using errcode = 'CL005';
     end if;
+    if p_correction ? 'place' and not p_needs_place then
+        raise exception 'correction: "place" is only for what is not on the page; dismiss a finding of other words'
+            using errcode = 'CL005';
+    end if;
 end
 $$;
 
@@ -283,6 +312,8 @@ declare
     v_patient_id uuid;
     v_shell_file_id uuid;
     v_event_id uuid;
+    v_correction jsonb := p_correction;
+    v_status text := case p_decision when 'accept' then 'accepted' when 'correct' then 'corrected' else 'dismissed' end;
 begin
     select * into v_review from public.finding_reviews where finding_key = p_finding_key;
     select * into v_event from public.patient_clinical_events
@@ -308,16 +339,21 @@ begin
     if p_decision = 'correct' then
         perform chartloom.check_correction(p_correction, v_event.id is null);
     end if;
+    if v_event.alignment = 'reviewer' and p_decision <> 'dismiss' then
+        -- The words that a person found for a claim are a part of whatever is said of it.
+        v_status := 'corrected';
+        v_correction := coalesce(p_correction, '{}') || jsonb_build_object('place', jsonb_build_object(
+            'page', v_event.page, 'start', v_event.char_start, 'end', v_event.char_end, 'quote', v_event.quote
+        ));
+    end if;
     -- As persist_findings does: reviews and runs of one document take turns.
     v_shell_file_id := coalesce(v_review.shell_file_id, v_event.shell_file_id);
     perform from public.shell_files where id = v_shell_file_id for no key update;
     insert into public.finding_reviews as f (
         finding_key, patient_id, shell_file_id, run_id, reason, status, correction, decided_by, decided_at
     )
-    select p_finding_key, v_patient_id, v_shell_file_id, v_event.run_id, 'reader', d.status, p_correction, auth.uid(),
+    select p_finding_key, v_patient_id, v_shell_file_id, v_event.run_id, 'reader', v_status, v_correction, auth.uid(),
         chartloom.clock()
-    from (select case p_decision
-        when 'accept' then 'accepted' when 'correct' then 'corrected' else 'dismissed' end as status) as d
     where v_event.id is not null
     on conflict (finding_key) do update
     set status = excluded.status, correction = excluded.correction, decided_by = excluded.decided_by,
@@ -325,7 +361,7 @@ begin
     returning * into v_review;
     if v_event.id is null then
         update public.finding_reviews
-        set status = case p_decision when 'correct' then 'corrected' else 'dismissed' end, correction = p_correction,
+        set status = v_status, correction = v_correction,
             decided_by = auth.uid(), decided_at = chartloom.clock()
         where finding_key = p_finding_key
         returning * into v_review;
@@ -370,7 +406,9 @@ select c.patient_id, c.event_date, c.event_date || substr('-01-01', length(c.eve
     (array_agg(c.title order by length(c.title) desc, c.id))[1] as title, min(c.position) as position,
     array_agg(distinct e.id) as event_ids, array_agg(distinct c.shell_file_id) as shell_file_ids,
     array_agg(distinct c.id) as entry_ids
-from current_entries as c cross join lateral unnest(c.event_ids) as e (id)
+from current_entries as c
+cross join lateral unnest(c.event_ids) as told (id)
+join public.patient_clinical_events as e on e.id = told.id and e.superseded_at is null
 group by c.patient_id, c.event_date, coalesce(c.fact_key, c.id::text);
 comment on view public.patient_timeline is 'The timeline of a patient over all documents: the same fact in several of them is one line with all its sources.';
 

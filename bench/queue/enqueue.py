@@ -99,7 +99,8 @@ async def busy_worker(ground: Ground, owner: asyncpg.Connection) -> AsyncIterato
         await fill(owner, BUSY_JOBS)
         for _ in range(BUSY_JOBS):
             await program.hear("started")
-        assert not await owner.fetchval("select exists (select from chartloom.sleepers)")
+        # Who found the jobs by its second look is still on the list, though it is awake.
+        await owner.execute("delete from chartloom.sleepers")
         yield
 
 

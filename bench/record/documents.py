@@ -53,7 +53,8 @@ ATTRIBUTES: dict[Kind, tuple[AttributeName, ...]] = {
 }
 KINDS: tuple[Kind, ...] = ("event", "observation", "observation", "intervention", "context")
 ASSERTIONS: tuple[Assertion, ...] = ("affirmed", "affirmed", "affirmed", "negated", "possible", "historical")
-ALIGNMENTS: tuple[Alignment, ...] = (*["exact"] * 16, *["normalised"] * 3, "fuzzy")
+ALIGNMENTS: dict[Alignment, int] = {"exact": 16, "normalised": 3, "fuzzy": 1}
+"""How often which."""
 DATES = (None, "2019", "2023-11", "2024-03-09", "2024-03-10")
 
 
@@ -128,7 +129,7 @@ def _entity(random_source: random.Random, number: int) -> Entity:
         label=kind,
         text=term,
         source=source,
-        alignment=random_source.choice(ALIGNMENTS),
+        alignment=random_source.choices(list(ALIGNMENTS), weights=ALIGNMENTS.values())[0],
         occurrence=number,
         codes=(Code(system="http://snomed.info/sct", code=str(100_000 + number), display=term),) if number % 3 else (),
         assertion=random_source.choice(ASSERTIONS),

@@ -159,8 +159,24 @@ async def test_a_correction_is_what_the_record_says_and_keeps_what_was_found(
 
     await as_user(owner, patient.user_id, REVIEW, key, "correct", {"kind": "intervention", "label": "procedure"})
     # Said anew, from what was found: the first correction is gone, and the spoke has changed its table.
+    assert (await titles(owner))[0] == "Potassium 5.9 mmol/L"
     assert await owner.fetchval("select count(*) from patient_observations") == 0
     assert await owner.fetchval("select count(*) from patient_interventions where event_id = $1", event["id"]) == 1
+
+
+@pytest.mark.usefixtures("document")
+async def test_a_second_thought_undoes_the_first(owner: asyncpg.Connection, patient: Patient) -> None:
+    key = await key_of(owner, "Potassium")
+    told = "select title, event_date, fact_key from healthcare_timeline_events order by position limit 1"
+    await owner.execute(
+        "update healthcare_timeline_events set event_date = '2024-05-03', fact_key = 'k' where position = 1"
+    )
+    before = await owner.fetchrow(told)
+    for time, date in (({"text": "May 2023", "normalised": "2023-05"}, "2023-05"), (None, None)):
+        await as_user(owner, patient.user_id, REVIEW, key, "correct", {"attributes": {"time": time}})
+        assert tuple(await owner.fetchrow(told)) == ("Potassium 5.9 mmol/L", date, None)
+    await as_user(owner, patient.user_id, REVIEW, key, "accept", None)
+    assert await owner.fetchrow(told) == before
 
 
 @pytest.mark.parametrize("decision", ["accept", "correct", "dismiss"])
@@ -248,6 +264,9 @@ async def test_a_claim_becomes_a_fact_only_where_a_person_finds_its_words(
     row = await owner.fetchrow("select * from patient_clinical_events where finding_key = $1", key)
     assert (row["quote"], row["label"], row["alignment"]) == ("mmol/L", "other", "reviewer")
     assert row["boxes"] == [[1, 2, 3, 4]]
+    # Said again, and taken back, and said again: the words stay those that a person found.
+    for decision, correction in (("correct", {"label": "device"}), ("dismiss", None), ("accept", None)):
+        await as_user(owner, patient.user_id, REVIEW, key, decision, correction)
     # And again in a run that claims it again, or does not.
     for rejected in ((INVENTED,), ()):
         await persist_again(database, owner, document, run_by("second", POTASSIUM, rejected=rejected))
@@ -266,6 +285,7 @@ async def test_a_claim_becomes_a_fact_only_where_a_person_finds_its_words(
         ("correct", {}, "must be an object"),
         ("correct", [], "must be an object"),
         ("correct", {"quote": "x"}, '"quote"'),
+        ("correct", {"place": {"page": 1, "start": 0, "end": 1}}, "only for what is not on the page"),
         ("correct", {"kind": "wonder"}, '"kind"'),
         ("correct", {"kind": None}, '"kind"'),
         ("correct", {"attributes": {"mood": {"text": "x"}}}, '"mood"'),
