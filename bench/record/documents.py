@@ -129,7 +129,7 @@ def _entity(random_source: random.Random, number: int) -> Entity:
         label=kind,
         text=term,
         source=source,
-        alignment=random_source.choices(list(ALIGNMENTS), weights=ALIGNMENTS.values())[0],
+        alignment=random_source.choices(list(ALIGNMENTS), weights=list(ALIGNMENTS.values()))[0],
         occurrence=number,
         codes=(Code(system="http://snomed.info/sct", code=str(100_000 + number), display=term),) if number % 3 else (),
         assertion=random_source.choice(ASSERTIONS),
