@@ -17,6 +17,7 @@ where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerat
 PATIENT = "md5('patient ' || {n})::uuid"
 OWNER = "md5('owner ' || {n})::uuid"
 DELEGATE = "md5('delegate ' || {n})::uuid"
+EVENT = "md5('event ' || patient || ' ' || n)::uuid"
 
 
 async def ids(connection: asyncpg.Connection, expression: str, number: int) -> UUID:
@@ -56,9 +57,12 @@ async def fill(
             f"insert into public.profile_access (grantee_user_id, profile_id, access_level) "
             f"select {DELEGATE.format(n='n')}, {PATIENT.format(n='n')}, 'read' from {number}"
         )
-        fresh = {"run_id": "gen_random_uuid()", "finding_key": "gen_random_uuid()"}
-        await multiply(superuser, "public.patient_clinical_events", patients, events, **fresh)
-        await multiply(superuser, "public.healthcare_timeline_events", patients, entries, run_id="gen_random_uuid()")
+        run = {"run_id": "gen_random_uuid()"}
+        finding = {"id": EVENT, "finding_key": "gen_random_uuid()"}
+        await multiply(superuser, "public.patient_clinical_events", patients, events, **run, **finding)
+        # Each tells of a finding of its patient's, and stands for itself.
+        entry = {"event_ids": f"array[{EVENT}]", "fact_key": "null"}
+        await multiply(superuser, "public.healthcare_timeline_events", patients, entries, **run, **entry)
         for spoke, kind in (("observations", "observation"), ("interventions", "intervention")):
             await superuser.execute(
                 f"insert into public.patient_{spoke} (event_id, patient_id) "

@@ -27,6 +27,11 @@ QUERIES = 200
 
 # What an app shows: the timeline, a page of findings. RLS alone says whose; a client may name the patient as well.
 VIEWS = {
+    "the timeline over all documents": (
+        "select event_date, title, event_ids, shell_file_ids from public.patient_timeline "
+        "where true{} order by sort_key nulls last, event_date, position",
+        ENTRIES,
+    ),
     "the timeline": (
         "select id, event_date, title, event_ids from public.healthcare_timeline_events "
         "where superseded_at is null{} order by event_date desc nulls last, position",
