@@ -72,39 +72,20 @@ class LocalStorage:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        return self._describe(target)
+        return _describe(self._root, target)
 
     async def stat(self, path: str) -> StoredFile | None:
         target = self._resolve(path)
-        return self._describe(target) if target.is_file() else None
+        return _describe(self._root, target) if target.is_file() else None
 
     async def list(self, prefix: str) -> AsyncIterator[StoredFile]:
         folders = [self._resolve(prefix) if prefix else self._root]
         while folders:
             # A folder at a time, and in a thread: whoever lists all that there is has other things to do meanwhile.
-            inside, files = await asyncio.to_thread(self._look_into, folders.pop())
+            inside, files = await asyncio.to_thread(_look_into, self._root, folders.pop())
             folders += inside
             for file in files:
                 yield file
-
-    def _describe(self, target: Path) -> StoredFile:
-        stat = target.stat()
-        return StoredFile(
-            target.relative_to(self._root).as_posix(), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)
-        )
-
-    def _look_into(self, folder: Path) -> tuple[list[Path], list[StoredFile]]:
-        """The folders in it, last first, and its files. What goes away meanwhile is not there."""
-        folders: list[Path] = []
-        files = []
-        with contextlib.suppress(FileNotFoundError):
-            for found in sorted(folder.iterdir(), reverse=True):
-                if found.is_dir() and not found.is_symlink():
-                    folders.append(found)
-                elif found.is_file() and not found.name.startswith(".partial-"):
-                    with contextlib.suppress(FileNotFoundError):
-                        files.append(self._describe(found))
-        return folders, files[::-1]
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         target = self._resolve(path)
@@ -121,6 +102,25 @@ class LocalStorage:
         folder = self._resolve(prefix)
         if folder.is_dir():
             await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def _describe(root: Path, target: Path) -> StoredFile:
+    stat = target.stat()
+    return StoredFile(target.relative_to(root).as_posix(), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
+def _look_into(root: Path, folder: Path) -> tuple[list[Path], list[StoredFile]]:
+    """The folders in it, last first, and its files. What goes away meanwhile is not there."""
+    folders = []
+    files = []
+    with contextlib.suppress(FileNotFoundError):
+        for found in sorted(folder.iterdir(), reverse=True):
+            if found.is_dir() and not found.is_symlink():
+                folders.append(found)
+            elif found.is_file() and not found.name.startswith(".partial-"):
+                with contextlib.suppress(FileNotFoundError):
+                    files.append(_describe(root, found))
+    return folders, files[::-1]
 
 
 def open_storage(url: str) -> Storage:

@@ -1,8 +1,10 @@
 """What the sweeper takes from the environment, besides what every service does."""
 
-from typing import Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from shared.settings import ServiceSettings
 
@@ -40,13 +42,19 @@ class SweeperSettings(ServiceSettings):
 
     render_api_key: SecretStr | None = Field(default=None, description="Without it, nothing is scaled.")
     render_api_url: str = Field(default="https://api.render.com/v1", description="Render's API.")
-    render_scaling: Json[dict[str, ScaledService]] = Field(
+    render_scaling: Annotated[dict[str, ScaledService], NoDecode] = Field(
         default={}, description='{"srv-…": {"job_types": ["ai_detect"], "minimum": 1, "maximum": 6}}'
     )
     scale_up_seconds: float = Field(default=60.0, gt=0, le=86400, description="A job that waits longer: more.")
     scale_down_seconds: float = Field(default=5.0, ge=0, le=86400, description="No job waits longer: fewer.")
     scale_calm_seconds: float = Field(default=600.0, ge=0, le=86400, description="For how long that has to be so.")
     scale_cooldown_seconds: float = Field(default=120.0, ge=0, le=86400, description="From one change to the next.")
+
+    @field_validator("render_scaling", mode="before")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        """Here, not by the settings' own decoder: what is no JSON is to be refused like any other value."""
+        return json.loads(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _scaling_is_whole(self) -> Self:

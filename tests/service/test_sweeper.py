@@ -294,6 +294,9 @@ def test_scaling_is_refused_without_its_key_or_with_bounds_that_cross(monkeypatc
         load_settings(SweeperSettings)
     monkeypatch.setenv("RENDER_API_KEY", "key")
     assert load_settings(SweeperSettings).render_scaling["srv-1"].maximum == 2
+    monkeypatch.setenv("RENDER_SCALING", "srv-1")
+    with pytest.raises(ConfigurationError, match="RENDER_SCALING"):
+        load_settings(SweeperSettings)
     monkeypatch.setenv("RENDER_SCALING", json.dumps({"srv-1": {"job_types": ["ocr"], "minimum": 3, "maximum": 2}}))
     with pytest.raises(ConfigurationError, match="minimum is more than maximum"):
         load_settings(SweeperSettings)
