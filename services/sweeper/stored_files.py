@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 
@@ -33,7 +34,8 @@ class MissingFiles:
         outcomes: Counter[str] = Counter()
         after = FIRST_ID
         while documents := await self._pool.fetch("select * from chartloom.stored_documents($1, $2)", after, BATCH):
-            missing, present = [], []
+            missing: list[UUID] = []
+            present: list[UUID] = []
             for document in documents:
                 stored = await self._storage.stat(document["storage_path"])
                 (missing if stored is None else present).append(document["shell_file_id"])
