@@ -85,15 +85,22 @@ class Listener:
             raise
         return bool(opened)
 
-    async def sleep(self, seconds: float) -> None:
-        """Until woken, or for about so long (jittered, so that processes started together drift apart)."""
+    async def sleep(self, seconds: float, *, exactly: bool = False) -> bool:
+        """Until woken (then True), or for about so long: jittered, so that processes started together drift apart.
+
+        ``exactly`` so long: something is due then.
+        """
+        factor = 1.0 if exactly else random.uniform(0.75, 1.25)  # noqa: S311
         try:
-            async with asyncio.timeout(seconds * random.uniform(0.75, 1.25)):  # noqa: S311
+            async with asyncio.timeout(seconds * factor):
                 await self._woken.wait()
+            woken = True
         except TimeoutError:
             # Nobody woke us for so long: make sure that our place among the sleepers is still there.
             self._unsure = True
+            woken = False
         self._woken.clear()
+        return woken
 
     async def run(self) -> None:
         """Keeps the listening connection up and proved, until cancelled. Never raises for a database that is away."""

@@ -1,11 +1,13 @@
 """Where files are: one interface, a local folder behind it. Paths are keys of three or four parts, never user text."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,7 @@ CHUNK_BYTES = 1 << 20
 class StoredFile:
     path: str
     size_bytes: int
+    modified_at: datetime
 
 
 class Storage(Protocol):
@@ -26,7 +29,7 @@ class Storage(Protocol):
         """Stores a file whole or not at all; the same path again replaces it."""
 
     async def stat(self, path: str) -> StoredFile | None:
-        """The file's size, or None where there is no such file."""
+        """The file's size and time, or None where there is no such file."""
 
     def list(self, prefix: str) -> AsyncIterator[StoredFile]:
         """Every file under a prefix."""
@@ -57,11 +60,10 @@ class LocalStorage:
         target = self._resolve(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
-        size = 0
         try:
             with os.fdopen(descriptor, "wb") as file:
                 async for chunk in chunks:
-                    size += file.write(chunk)
+                    file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp makes 0600; services of one deployment may run as different users of one group.
@@ -70,17 +72,20 @@ class LocalStorage:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        return StoredFile(path, size)
+        return _describe(self._root, target)
 
     async def stat(self, path: str) -> StoredFile | None:
         target = self._resolve(path)
-        return StoredFile(path, target.stat().st_size) if target.is_file() else None
+        return _describe(self._root, target) if target.is_file() else None
 
     async def list(self, prefix: str) -> AsyncIterator[StoredFile]:
-        base = self._resolve(prefix) if prefix else self._root
-        for found in sorted(base.rglob("*")):
-            if found.is_file() and not found.name.startswith(".partial-"):
-                yield StoredFile(found.relative_to(self._root).as_posix(), found.stat().st_size)
+        folders = [self._resolve(prefix) if prefix else self._root]
+        while folders:
+            # A folder at a time, and in a thread: whoever lists all that there is has other things to do meanwhile.
+            inside, files = await asyncio.to_thread(_look_into, self._root, folders.pop())
+            folders += inside
+            for file in files:
+                yield file
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         target = self._resolve(path)
@@ -97,6 +102,25 @@ class LocalStorage:
         folder = self._resolve(prefix)
         if folder.is_dir():
             await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def _describe(root: Path, target: Path) -> StoredFile:
+    stat = target.stat()
+    return StoredFile(target.relative_to(root).as_posix(), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
+def _look_into(root: Path, folder: Path) -> tuple[list[Path], list[StoredFile]]:
+    """The folders in it, last first, and its files. What goes away meanwhile is not there."""
+    folders = []
+    files = []
+    with contextlib.suppress(FileNotFoundError):
+        for found in sorted(folder.iterdir(), reverse=True):
+            if found.is_dir() and not found.is_symlink():
+                folders.append(found)
+            elif found.is_file() and not found.name.startswith(".partial-"):
+                with contextlib.suppress(FileNotFoundError):
+                    files.append(_describe(root, found))
+    return folders, files[::-1]
 
 
 def open_storage(url: str) -> Storage:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Sequence
 
 import asyncpg
 import structlog
@@ -15,9 +16,12 @@ from shared.listener import Listener
 from shared.logs import describe_error
 from shared.telemetry import meter
 
+from .rounds import Rounds
+
 BATCH = 100
 """Rows a sweep may take at once, so that none holds its locks for long."""
-LONGEST_SLEEP_SECONDS = 5.0
+LONGEST_SLEEP_SECONDS = 2.0
+"""Less than the shortest LEASE_SECONDS: nobody announces a claim, so its lease has to be seen in time."""
 SHORTEST_SLEEP_SECONDS = 0.2
 """Between two wakes by NOTIFY: under load the sweeper looks five times a second, and is not announced to in between."""
 DEPTHS_EVERY_SECONDS = 10.0
@@ -27,11 +31,40 @@ STALLED_SECONDS = 150.0
 _leases_lost = meter.create_counter("chartloom_leases_lost", description="Leases that expired, by job type.")
 
 
-class Sweeper:
-    """Wakes by NOTIFY when something changes, and by itself when the next lease or retry is due."""
+async def sweep_leases(pool: asyncpg.Pool) -> Counter[str]:
+    """Returns expired leases and due retries to the ready queue, up to ``BATCH`` of each."""
+    lost = await pool.fetch("select * from chartloom.sweep_expired_leases($1)", BATCH)
+    for row in lost:
+        _leases_lost.add(1, {"job_type": row["job_type"]})
+        structlog.get_logger().warning(
+            "lease_expired",
+            job_id=row["job_id"],
+            job_type=row["job_type"],
+            previous_worker_id=row["worker_id"],
+            new_status=row["new_status"],
+            overdue_s=round(row["overdue_seconds"], 3),
+        )
+    promoted: int = await pool.fetchval("select chartloom.promote_due_jobs($1)", BATCH)
+    return Counter(expired=len(lost), promoted=promoted)
 
-    def __init__(self, *, pool: asyncpg.Pool, listener: Listener, worker_id: str, version: str) -> None:
+
+class Sweeper:
+    """Wakes by NOTIFY when something changes, and by itself when the next lease or retry is due.
+
+    ``rounds`` go on beside it.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool,
+        listener: Listener,
+        worker_id: str,
+        version: str,
+        rounds: Sequence[Rounds],
+    ) -> None:
         self._pool = pool
+        self._rounds = rounds
         self._worker_id = worker_id
         self._version = version
         self._listener = listener
@@ -66,6 +99,16 @@ class Sweeper:
         self._listener.nudge()
 
     async def run(self) -> None:
+        going_on = [asyncio.create_task(rounds.run(), name="rounds") for rounds in self._rounds]
+        try:
+            await self._watch_leases()
+        finally:
+            # Each statement stands for itself, so a round may be left anywhere.
+            for task in going_on:
+                task.cancel()
+            await asyncio.gather(*going_on, return_exceptions=True)
+
+    async def _watch_leases(self) -> None:
         while not self._stopping:
             self._came_round_at = time.monotonic()
             try:
@@ -79,7 +122,7 @@ class Sweeper:
                 await self._listener.sleep(1.0)
 
     async def _come_round(self) -> None:
-        if await self.sweep() == BATCH:
+        if max((await sweep_leases(self._pool)).values()) == BATCH:
             return
         if time.monotonic() - self._depths_read_at > DEPTHS_EVERY_SECONDS:
             self._depths = await self._pool.fetch("select * from chartloom.queue_depths()")
@@ -87,12 +130,16 @@ class Sweeper:
             await self._show_that_it_lives()
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():
-            await self.sweep()
+            await sweep_leases(self._pool)
         await self._pool.execute("select chartloom.wake_for_ready_jobs()")
         seconds = await self._until_next_deadline()
-        if not self._stopping:
-            await self._listener.sleep(seconds)
-        if not self._stopping:
+        if self._stopping:
+            return
+        if seconds is None:
+            woken = await self._listener.sleep(LONGEST_SLEEP_SECONDS)
+        else:
+            woken = await self._listener.sleep(seconds, exactly=True)
+        if woken and not self._stopping:
             await asyncio.sleep(SHORTEST_SLEEP_SECONDS)
 
     async def _show_that_it_lives(self) -> None:
@@ -106,27 +153,16 @@ class Sweeper:
             details={},
         )
 
-    async def sweep(self) -> int:
-        """Returns expired leases and due retries to the ready queue. Returns how many of the larger of the two."""
-        lost = await self._pool.fetch("select * from chartloom.sweep_expired_leases($1)", BATCH)
-        for row in lost:
-            _leases_lost.add(1, {"job_type": row["job_type"]})
-            self._log.warning(
-                "lease_expired",
-                job_id=row["job_id"],
-                job_type=row["job_type"],
-                previous_worker_id=row["worker_id"],
-                new_status=row["new_status"],
-                overdue_s=round(row["overdue_seconds"], 3),
-            )
-        promoted: int = await self._pool.fetchval("select chartloom.promote_due_jobs($1)", BATCH)
-        return max(len(lost), promoted)
-
-    async def _until_next_deadline(self) -> float:
-        deadline: datetime | None = await self._pool.fetchval("select chartloom.next_deadline()")
-        if deadline is None:
-            return LONGEST_SLEEP_SECONDS
-        return min(max((deadline - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_SLEEP_SECONDS)
+    async def _until_next_deadline(self) -> float | None:
+        """None where it is further away than the longest sleep."""
+        # The database's clock decides who is late, so it says how long to sleep, too.
+        seconds: float | None = await self._pool.fetchval(
+            "select extract(epoch from chartloom.next_deadline() - clock_timestamp())::float8"
+        )
+        if seconds is None or seconds > LONGEST_SLEEP_SECONDS:
+            return None
+        # What is overdue is in the hands of another at this moment.
+        return seconds if seconds > 0 else SHORTEST_SLEEP_SECONDS
 
     def _observe_depths(self, _: CallbackOptions) -> list[Observation]:
         return [

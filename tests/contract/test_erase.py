@@ -27,6 +27,7 @@ NOT_OF_PATIENTS = {
     "chartloom.queue_heads",
     "chartloom.rate_limits",
     "chartloom.rate_grants",
+    "chartloom.scaled_services",
     "chartloom.sleepers",
     "chartloom.workers",
 }
@@ -113,6 +114,7 @@ async def fill(database: Database, owner: asyncpg.Connection, storage: LocalStor
     documents.append(await upload(owner, patient.user_id, patient.profile_id, f"{patient} waiting".encode()))
     await worker.close()
     await owner.execute("update shell_files set file_name = $2 where patient_id = $1", patient.profile_id, CANARY)
+    await owner.fetch("select * from chartloom.settle_stored_documents($1, '{}', 3600)", documents[:1])
     for document in documents:
         path = await owner.fetchval("select storage_path from shell_files where id = $1", document)
         await storage.put(path, chunks(f"{CANARY} {document}".encode()))
@@ -211,7 +213,7 @@ async def test_after_an_erasure_nothing_holds_anything_of_the_patient(
         "public.patient_clinical_events", "public.patient_observations", "public.patient_interventions",
         "public.clinical_narratives", "public.healthcare_timeline_events", "public.finding_reviews",
         "chartloom.job_queue",
-        "chartloom.job_archive", "chartloom.job_groups", "chartloom.processing_errors",
+        "chartloom.job_archive", "chartloom.job_groups", "chartloom.processing_errors", "chartloom.storage_findings",
     ):  # fmt: skip
         assert before[table], f"{table}: the scan would not see what is left there"
     (tmp_path / "storage" / str(patient.profile_id) / ".partial-killed").write_text(CANARY)

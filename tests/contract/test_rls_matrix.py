@@ -62,6 +62,7 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("chartloom_operator", "chartloom.workers"): {"select"},
     ("chartloom_operator", "chartloom.job_types"): {"select"},
     ("chartloom_operator", "chartloom.pipeline_steps"): {"select"},
+    ("chartloom_operator", "chartloom.storage_findings"): {"select"},
 }
 
 
@@ -124,6 +125,7 @@ async def fill(owner: asyncpg.Connection, patient: Patient, users: dict[str, UUI
     job = await owner.fetchrow("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
     await owner.execute("select * from chartloom.heartbeat_jobs('w', 'ocr', '1', '{}', '{}')")
     await owner.execute("select chartloom.fail_job($1, $2, 'c', 'm', true)", job["job_id"], job["lease_token"])
+    await owner.fetch("select * from chartloom.settle_stored_documents(array[$1::uuid], '{}', 3600)", file)
     await owner.execute(
         "insert into storage.objects (bucket_id, name) select 'records', storage_path from shell_files where id = $1",
         file,
