@@ -26,31 +26,32 @@ Trace = dict[str, Any]
 """What ``--json`` writes. Times are seconds; ``offset_s`` counts from ``began_at``."""
 
 
+_DOCUMENT = """
+select null::bigint as job_id, id as shell_file_id, current_run_id::text as run_id, status, uploaded_at,
+    chartloom.trace_id(traceparent) as trace_id
+from shell_files where id = $1
+"""
+# A no-op job has no document, and is a trace of its own.
+_JOB = """
+select h.id as job_id, h.shell_file_id, h.payload ->> 'run_id' as run_id, coalesce(f.status, h.status) as status,
+    case when f.current_run_id::text = h.payload ->> 'run_id' then f.uploaded_at end as uploaded_at,
+    chartloom.trace_id(h.traceparent) as trace_id
+from chartloom.job_history as h left join shell_files as f on f.id = h.shell_file_id
+where h.id = $1
+"""
+
+
 async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trace | None:
     """The trace of a document (its current run), or of the document and run of a job. None where there is no such."""
-    job_id, document_id, run_id = None, wanted, None
-    if isinstance(wanted, int):
-        job = await connection.fetchrow(
-            "select shell_file_id, payload ->> 'run_id' as run_id from chartloom.job_history where id = $1", wanted
-        )
-        if job is None:
-            return None
-        job_id, document_id, run_id = wanted, job["shell_file_id"], job["run_id"]
-    file = await connection.fetchrow(
-        "select id, status, uploaded_at, current_run_id::text as run_id, traceparent from shell_files where id = $1",
-        document_id,
-    )
-    if file is None and job_id is None:
+    subject = await connection.fetchrow(_JOB if isinstance(wanted, int) else _DOCUMENT, wanted)
+    if subject is None:
         return None
-    run_id = run_id or (file["run_id"] if file else None)
-    # A no-op job has no document, and is a trace of its own.
     jobs = await connection.fetch(
-        "select id, job_type, job_category, status, created_at, started_at, completed_at, worker_id, "
-        "chartloom.trace_id(traceparent) as trace_id from chartloom.job_history "
-        "where id = $1 or shell_file_id = $2 and payload ->> 'run_id' = $3 order by id",
-        job_id,
-        document_id,
-        run_id,
+        "select id, job_type, job_category, status, created_at, started_at, completed_at, worker_id "
+        "from chartloom.job_history where id = $1 or shell_file_id = $2 and payload ->> 'run_id' = $3 order by id",
+        subject["job_id"],
+        subject["shell_file_id"],
+        subject["run_id"],
     )
     errors: dict[int, list[asyncpg.Record]] = {job["id"]: [] for job in jobs}
     for error in await connection.fetch(
@@ -60,18 +61,17 @@ async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trac
     ):
         errors[error["job_id"]].append(error)
     now = await connection.fetchval("select chartloom.clock()")
-    uploaded = [file["uploaded_at"]] if file and file["uploaded_at"] and file["run_id"] == run_id else []
-    began = min([*uploaded, *(_since(job, errors[job["id"]]) for job in jobs)], default=now)
-    described = [_job(job, errors[job["id"]], began, now) for job in jobs]
+    uploaded = subject["uploaded_at"]
+    began = min([uploaded or now, *(_since(job, errors[job["id"]]) for job in jobs)])
     return {
-        "shell_file_id": str(file["id"]) if file else None,
-        "status": file["status"] if file else jobs[0]["status"],
-        "run_id": run_id,
-        "trace_id": jobs[0]["trace_id"] if jobs else file["traceparent"].split("-")[1],
+        "shell_file_id": str(subject["shell_file_id"]) if subject["shell_file_id"] else None,
+        "status": subject["status"],
+        "run_id": subject["run_id"],
+        "trace_id": subject["trace_id"],
         "began_at": began.isoformat(),
-        "fast_queue_s": _queue_seconds(jobs, "fast", began if uploaded else None),
+        "fast_queue_s": _queue_seconds(jobs, "fast", uploaded),
         "ai_queue_s": _queue_seconds(jobs, "ai", None),
-        "jobs": described,
+        "jobs": [_job(job, errors[job["id"]], began, now) for job in jobs],
     }
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ CANARIES = ("Zebulon", "Quackenbush", "sarcoidosis", "prednisolone")
 NOTE = "Patient: Zebulon Quackenbush\nDiagnosis: sarcoidosis.\nTreatment: prednisolone 20 mg oral once daily.\n"
 LABELS = {
     "job_type", "outcome", "status", "service", "state", "model", "direction", "reason", "text_source", "pass",
-    "grounded", "le",
+    "grounded", "le", "otel_scope_name", "otel_scope_version", "otel_scope_schema_url",
 }  # fmt: skip
 METRIC = re.compile(r"\b(?:chartloom_[a-z0-9_]+|target_info)\b")
 
@@ -65,16 +66,19 @@ async def endpoint(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeOpenAI]
 
 
 class Running:
-    """The four services, and the port of each, as its log says."""
+    """The four services: the port of each, and how many attempts completed, as their logs say."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.ports: dict[str, int] = {}
+        self.completed: Counter[str] = Counter()
         self.supervisor = Supervisor(deployment, on_line=self._on_line)
 
     def _on_line(self, service: str, line: str) -> None:
         entry = json.loads(line)
         if entry["event"] == "started":
             self.ports[service] = entry["port"]
+        if entry.get("outcome") == "completed":
+            self.completed[entry["job_type"]] += 1
 
     async def scrape(self) -> dict[str, str]:
         async with aiohttp.ClientSession(raise_for_status=True) as session:
@@ -124,7 +128,8 @@ async def test_every_metric_that_is_named_is_there_and_none_says_whose_record_it
     running.supervisor.start()
     try:
         documents = [await submit(owner, storage, path, patient_id) for path in (note, SAMPLES[2])]
-        await until(owner, "not exists (select from shell_files where status <> 'completed')", seconds=120)
+        # Said after it was measured, which is after it was committed.
+        await until_true(lambda: running.completed["persist"] == len(documents), what="all persisted", seconds=120)
         await until(owner, "exists (select from chartloom.processing_errors where kind = 'lease_lost')")
         await until_true(lambda: len(running.ports) == len(SERVICES), what="each service says where its metrics are")
         pages = await running.scrape()
@@ -143,7 +148,7 @@ async def test_every_metric_that_is_named_is_there_and_none_says_whose_record_it
     there = {sample.name for sample in samples} | {sample.name.removesuffix("_count") for sample in samples}
     assert named - there == set()
 
-    for histogram, edge in (("chartloom_fast_queue_seconds", "120.0"), ("chartloom_ai_queue_seconds", "600.0")):
+    for histogram, edge in (("chartloom_fast_queue_seconds", "120"), ("chartloom_ai_queue_seconds", "600")):
         assert value(samples, f"{histogram}_count") == len(documents)
         assert value(samples, f"{histogram}_bucket", le=edge) == len(documents)
     assert value(samples, "chartloom_ai_rate_limit_wait_seconds_sum", reason="endpoint") == 1

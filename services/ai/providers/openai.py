@@ -173,7 +173,7 @@ class OpenAIProvider:
         asked = question if complaint is None else f"{question}\n\n{complaint}"
         form = {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
         began = time.monotonic()
-        outcome = "cancelled"
+        outcome = "broken_off"
         with model_span(self.name, self.model) as span:
             try:
                 answered = await self._call(self._prompts[task], asked, form)
