@@ -91,17 +91,32 @@ as $$
     select 'failed_audit_events', '', count(*) from public.failed_audit_events
 $$;
 
+-- Which documents took longest, for a dashboard: ids, times and counts, and the trace of each. Of the latest jobs, by their ids: a
+-- day's would read the whole month of the archive.
+create function chartloom.slowest_documents(p_jobs integer default 5000, p_limit integer default 50)
+returns table (
+    shell_file_id uuid,
+    trace_id text,
+    enqueued_at timestamptz,
+    seconds double precision,
+    retries bigint,
+    leases_lost bigint,
+    not_done text
+)
+language sql volatile security definer
+set search_path = ''
+as $$
+    select h.shell_file_id, min(chartloom.trace_id(h.traceparent)), min(h.created_at),
+        extract(epoch from coalesce(max(h.completed_at), chartloom.clock()) - min(h.created_at))::double precision,
+        sum(h.retry_count), sum(h.lease_losses),
+        string_agg(h.job_type || ' ' || h.status, ', ' order by h.id) filter (where h.status <> 'completed')
+    from (select * from chartloom.job_history order by id desc limit p_jobs) as h
+    where h.shell_file_id is not null
+    group by h.shell_file_id, h.payload ->> 'run_id'
+    order by 4 desc limit p_limit
+$$;
+
 revoke execute on all functions in schema chartloom from public;
 grant execute on function chartloom.queue_ends(text[]), chartloom.queue_seconds(bigint) to chartloom_worker;
 grant execute on function chartloom.operator_gauges() to chartloom_sweeper, chartloom_operator;
-
--- Operators were granted job_history, which reads its tables with their rights; and those they had not. All but the lease token,
--- which is a key.
-grant select (
-    id, job_type, job_category, payload, status, priority, fairness_key, scheduled_at, created_at, started_at,
-    completed_at, retry_count, max_retries, lease_losses, worker_id, error, idempotency_key, traceparent, shell_file_id,
-    patient_id, group_id
-) on chartloom.job_queue to chartloom_operator;
-grant select on chartloom.job_archive to chartloom_operator;
-create policy operators_read on chartloom.job_queue for select to chartloom_operator using (true);
-create policy operators_read on chartloom.job_archive for select to chartloom_operator using (true);
+grant execute on function chartloom.slowest_documents(integer, integer) to chartloom_operator;

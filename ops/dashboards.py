@@ -18,15 +18,7 @@ WIDTH, HEIGHT, COLUMNS = 8, 8, 24
 BY_SERVICE = '* on (job, instance) group_left (service_name) target_info{service_name=~"$service"}'
 """A metric has the labels of its scrape; which service that is, target_info says."""
 
-LATEST_DOCUMENTS = """
-select h.shell_file_id, min(split_part(h.traceparent, '-', 2)) as trace_id, min(h.created_at) as enqueued,
-    extract(epoch from coalesce(max(h.completed_at), now()) - min(h.created_at))::float as seconds,
-    sum(h.retry_count) as retries, sum(h.lease_losses) as leases_lost,
-    string_agg(h.job_type || ' ' || h.status, ', ' order by h.id) filter (where h.status <> 'completed') as not_done
-from chartloom.job_history as h
-where h.shell_file_id is not null and h.created_at > now() - interval '1 day'
-group by h.shell_file_id order by seconds desc limit 50
-"""
+SLOWEST_DOCUMENTS = "select * from chartloom.slowest_documents()"
 """For a datasource that signs in as a member of chartloom_operator: ids and times, nothing of a record."""
 
 
@@ -239,7 +231,7 @@ def slowest_documents(number: int) -> dict[str, Any]:
     return {
         "id": number + 1,
         "type": "table",
-        "title": "Slowest documents of the day",
+        "title": "Slowest of the latest documents",
         "description": "The same in a terminal: chartloom trace DOCUMENT",
         "datasource": ROWS,
         "gridPos": {**_place(number), "x": 0, "w": COLUMNS},
@@ -253,7 +245,7 @@ def slowest_documents(number: int) -> dict[str, Any]:
             ],
         },
         "targets": [
-            {"refId": "A", "datasource": ROWS, "format": "table", "rawQuery": True, "rawSql": LATEST_DOCUMENTS}
+            {"refId": "A", "datasource": ROWS, "format": "table", "rawQuery": True, "rawSql": SLOWEST_DOCUMENTS}
         ],
     }
 

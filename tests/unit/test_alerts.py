@@ -45,7 +45,7 @@ def test_an_alert_has_a_case_where_it_fires_and_one_where_it_must_not(name: str)
         bool(test["exp_alerts"])
         for path in CASES
         for case in yaml.safe_load(path.read_text())["tests"]
-        for test in case["alert_rule_test"]
+        for test in case.get("alert_rule_test", [])
         if test["alertname"] == name
     }
     assert expected == {True, False}

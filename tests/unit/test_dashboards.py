@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from ops.dashboards import FOLDER, dashboards, written
+from ops.dashboards import FOLDER, SLOWEST_DOCUMENTS, dashboards, written
 
 DASHBOARDS = dashboards()
 each = pytest.mark.parametrize("name", DASHBOARDS)
@@ -82,7 +82,7 @@ def test_a_trace_id_in_the_overview_leads_to_its_trace() -> None:
     assert override["matcher"]["options"] == "trace_id"
     (link,) = override["properties"][0]["value"]
     assert "${__value.raw}" in link["url"]
-    assert " as trace_id" in table["targets"][0]["rawSql"]
+    assert table["targets"][0]["rawSql"] == SLOWEST_DOCUMENTS
 
 
 def test_every_dashboard_is_said_in_the_monitoring_plan() -> None:
