@@ -1,4 +1,4 @@
-"""The operators' commands: migrate, status, jobs, dead letters, contract-check, doctor."""
+"""The operators' commands: migrate, status, jobs, trace, dead letters, contract-check, doctor."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shared.migrate import migrate as apply_migrations
 
-from . import contract_check, doctor
+from . import contract_check, doctor, waterfall
 from .command import command
 from .console import err, out, run
 from .deployment import Migrations, open_deployment
@@ -105,6 +105,32 @@ def jobs(
         _table(rows, "No such jobs.")
 
     run(_with_owner(work))
+
+
+@app.command()
+def trace(
+    wanted: Annotated[str, typer.Argument(metavar="FILE_OR_JOB", help="A document's id, or the number of a job.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Where a document's time went: each job, its waits and its attempts, as bars."""
+    file_or_job = _file_or_job(wanted)
+    found = run(_with_owner(lambda connection: waterfall.read_trace(connection, file_or_job)))
+    if found is None:
+        err.print(f"There is no document or job {wanted}.", highlight=False)
+        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        out.print(waterfall.draw(found))
+
+
+def _file_or_job(wanted: str) -> UUID | int:
+    if wanted.isdecimal():
+        return int(wanted)
+    try:
+        return UUID(wanted)
+    except ValueError:
+        raise typer.BadParameter(f"{wanted} is neither a document's id nor a job's number.") from None
 
 
 # ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────

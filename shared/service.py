@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 import uvloop
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import CallbackOptions, Observation
 
 from .database import CONNECTION_ERRORS, open_pool
 from .errors import ConfigurationError
@@ -22,7 +23,7 @@ from .health import HealthServer
 from .listener import Listener
 from .logs import configure_logs, describe_error
 from .settings import ServiceSettings, exit_misconfigured
-from .telemetry import configure_telemetry, flush_telemetry
+from .telemetry import configure_telemetry, flush_telemetry, meter
 from .worker import Handler, Worker
 
 VERSION = "0.1.0"
@@ -97,6 +98,7 @@ def run_service(
 async def _serve(service: str, settings: ServiceSettings, topics: list[str], build: Callable[[Runtime], Loop]) -> None:
     log = structlog.get_logger()
     async with _open_pool(service, settings) as pool:
+        _measure_pool(pool)
         listener = Listener(
             listen_url=settings.listen_url, pool=pool, topics=topics, application_name=f"chartloom {service}"
         )
@@ -123,6 +125,21 @@ async def _serve(service: str, settings: ServiceSettings, topics: list[str], bui
                 await pool.execute("select chartloom.forget_worker($1, $2)", settings.worker_id, listener.channel)
             await health.close()
             log.info("stopped")
+
+
+def _measure_pool(pool: asyncpg.Pool) -> None:
+    def in_use(_: CallbackOptions) -> list[Observation]:
+        return [Observation(pool.get_size() - pool.get_idle_size())]
+
+    def size(_: CallbackOptions) -> list[Observation]:
+        return [Observation(pool.get_max_size())]
+
+    meter.create_observable_gauge(
+        "chartloom_pool_connections_in_use", callbacks=[in_use], description="Connections of the pool that work."
+    )
+    meter.create_observable_gauge(
+        "chartloom_pool_connections_limit", callbacks=[size], description="POOL_SIZE: how many there may be."
+    )
 
 
 def _watchdog(loop: Loop) -> None:

@@ -1,6 +1,7 @@
 """OpenTelemetry: one trace a document, carried from hop to hop in the job's row; metrics on /metrics and by OTLP.
 
-Conventions: https://opentelemetry.io/docs/specs/semconv/messaging/. Spans and metrics carry ids, never content.
+Conventions: https://opentelemetry.io/docs/specs/semconv/messaging/ and …/gen-ai/. Spans carry ids, never content;
+metrics carry neither.
 OTLP goes where OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is sent.
 """
 
@@ -30,6 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 MESSAGING_SYSTEM = "postgresql"
 SECONDS_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Edges at 120 s and 600 s, where the objectives of the fast and the AI queue are."""
+SHARE_BUCKETS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 
 tracer = trace.get_tracer("chartloom")
 meter = metrics.get_meter("chartloom")
@@ -92,6 +94,7 @@ def configure_telemetry(*, service: str, version: str, instance: str, trace_stat
     trace.set_tracer_provider(provider)
     views = [
         View(instrument_name="*_seconds", aggregation=ExplicitBucketHistogramAggregation(SECONDS_BUCKETS)),
+        View(instrument_name="*_confidence", aggregation=ExplicitBucketHistogramAggregation(SHARE_BUCKETS)),
     ]
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=readers, views=views))
     propagate.set_global_textmap(TraceContextTextMapPropagator())
@@ -137,18 +140,11 @@ def message_span(
     """
     if not _exporting:
         return NO_SPAN
-    return _message_span(operation, destination, kind, parent, attributes)
-
-
-@contextmanager
-def _message_span(
-    operation: str, destination: str, kind: SpanKind, parent: str | None, attributes: Mapping[str, Any]
-) -> Iterator[Span]:
-    with tracer.start_as_current_span(
+    return _span(
         f"{operation} {destination}",
-        context=None if parent is None else context_of(parent),
-        kind=kind,
-        attributes={
+        kind,
+        None if parent is None else context_of(parent),
+        {
             "messaging.system": MESSAGING_SYSTEM,
             "messaging.destination.name": destination,
             "messaging.operation.name": operation,
@@ -159,6 +155,28 @@ def _message_span(
                 if value is not None
             },
         },
+    )
+
+
+def model_span(provider: str, model: str) -> AbstractContextManager[Span]:
+    """``chat {model}``, around one call. Its messages are a patient's, and are in no span."""
+    if not _exporting:
+        return NO_SPAN
+    return _span(
+        f"chat {model}",
+        SpanKind.CLIENT,
+        None,
+        {"gen_ai.operation.name": "chat", "gen_ai.provider.name": provider, "gen_ai.request.model": model},
+    )
+
+
+@contextmanager
+def _span(name: str, kind: SpanKind, context: Context | None, attributes: Mapping[str, Any]) -> Iterator[Span]:
+    with tracer.start_as_current_span(
+        name,
+        context=context,
+        kind=kind,
+        attributes=attributes,
         # An exception's message may quote a record.
         record_exception=False,
         set_status_on_exception=False,

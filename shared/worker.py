@@ -63,6 +63,19 @@ _queue_wait = meter.create_histogram(
 _work_time = meter.create_histogram(
     "chartloom_work_seconds", unit="s", description="From claim to settled, one attempt."
 )
+_queue_times = {
+    "fast": meter.create_histogram(
+        "chartloom_fast_queue_seconds",
+        unit="s",
+        description="From complete_upload to the completion of the document's last fast job.",
+    ),
+    "ai": meter.create_histogram(
+        "chartloom_ai_queue_seconds",
+        unit="s",
+        description="From the enqueue of the document's first AI job to persisted.",
+    ),
+}
+"""What the service level objectives are about: a document, not a job."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,7 @@ class Worker:
         self._idle.set()
         self._stopping = asyncio.Event()
         self._follow_ups: dict[str, str] = {}
+        self._queue_ends: dict[str, str] = {}
         self._completer = Completer(pool, self._completion_ended)
         self._claimed_at = float("-inf")
         self._measured_at = float("-inf")
@@ -241,7 +255,9 @@ class Worker:
 
     async def _read_follow_ups(self) -> None:
         with suppress_instrumentation():
+            ends = await self._pool.fetch("select * from chartloom.queue_ends($1)", list(self._handlers))
             rows = await self._pool.fetch("select * from chartloom.follow_ups($1)", list(self._handlers))
+        self._queue_ends = {row["job_type"]: row["job_category"] for row in ends}
         self._follow_ups = dict.fromkeys(self._handlers, "")
         for row in rows:
             self._follow_ups[row["after_job_type"]] = row["next_job_type"]
@@ -401,7 +417,16 @@ class Worker:
         if task.cancelling():
             task.uncancel()  # it was this job's, and the task goes on to the next
         if outcome:
+            if outcome == "completed" and job.job_type in self._queue_ends:
+                await self._measure_queue(job)
             self._ended(attempt, outcome)
+
+    async def _measure_queue(self, job: ClaimedJob) -> None:
+        """How long the document was in the queue that this job ended. A measurement that fails is no failure."""
+        with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError), suppress_instrumentation():
+            seconds = await self._pool.fetchval("select chartloom.queue_seconds($1)", job.job_id)
+            if seconds is not None:
+                _queue_times[self._queue_ends[job.job_type]].record(seconds)
 
     async def _run_and_settle(self, attempt: _Attempt, span: Span) -> str | None:
         """The outcome; None where the completer will tell it."""
@@ -474,7 +499,7 @@ class Worker:
 
     async def _complete(self, handler: Handler[Any, Any], job: ClaimedJob, result: Any) -> str:
         follow_up = self._follow_ups.get(job.job_type)
-        with message_span("settle", job.job_type, SpanKind.CLIENT):
+        with message_span("settle", job.job_type, SpanKind.CLIENT, **_ids(job)):
             async with self._pool.acquire() as connection, connection.transaction():
                 try:
                     summary = await handler.store(connection, job, result) if handler.store else result
@@ -483,13 +508,13 @@ class Worker:
                 if not follow_up:
                     await jobs.complete_job(connection, job, result=summary, traceparent=None)
                     return "completed"
-                with message_span("send", follow_up, SpanKind.PRODUCER) as send:
+                with message_span("send", follow_up, SpanKind.PRODUCER, **_ids(job)) as send:
                     sent = await jobs.complete_job(connection, job, result=summary, traceparent=traceparent_of(send))
                     send.set_attribute("messaging.message.id", ",".join(map(str, sent)))
         return "completed"
 
     async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:
-        with message_span("settle", job.job_type, SpanKind.CLIENT):
+        with message_span("settle", job.job_type, SpanKind.CLIENT, **_ids(job)):
             async with self._pool.acquire() as connection:
                 return await jobs.fail_job(
                     connection,
@@ -552,12 +577,16 @@ def process_span(job: ClaimedJob, waited: float) -> AbstractContextManager[Span]
         parent=job.traceparent,
         **{
             "messaging.message.id": str(job.job_id),
-            "job.id": str(job.job_id),
             "job.attempt": job.attempt,
             "job.queue_wait_s": round(waited, 3),
-            "document.id": job.shell_file_id,
+            **_ids(job),
         },
     )
+
+
+def _ids(job: ClaimedJob) -> dict[str, Any]:
+    """By which a span is found: ``{ span.document.id = "…" }``."""
+    return {"job.id": str(job.job_id), "document.id": job.shell_file_id}
 
 
 def _as_failure(error: Exception) -> ChartloomError:

@@ -18,6 +18,7 @@ def main() -> None:
             api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
             base_url=settings.openai_base_url,
             timeout_s=settings.ai_timeout_seconds,
+            price=settings.ai_prices.get(settings.ai_model or ""),
         )
     except ConfigurationError as error:
         exit_misconfigured(error)

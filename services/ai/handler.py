@@ -16,7 +16,6 @@ from shared.worker import Handler
 from . import passes
 from .providers import Provider
 
-_tokens = meter.create_counter("chartloom_ai_tokens", description="Tokens used, by model and direction.")
 _findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
 
 JOB_TYPES = ["ai_narrate", "ai_enrich", "ai_detect"]
@@ -69,9 +68,6 @@ async def save_narration(connection: Connection, job: ClaimedJob, narration: Nar
 
 
 async def _save(connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration) -> None:
-    for direction, count in result.usage.items():
-        if isinstance(count, int):
-            _tokens.add(count, {"model": result.engine.model, "direction": direction})
     await connection.execute(
         "select chartloom.save_ai_pass($1, $2, $3, $4)",
         job.job_id,

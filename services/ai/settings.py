@@ -6,6 +6,8 @@ from pydantic import Field, SecretStr
 
 from shared.settings import ServiceSettings
 
+from .usage import Price
+
 
 class AiSettings(ServiceSettings):
     worker_concurrency: int = Field(default=8, ge=1, le=1000, description="Passes in flight at once.")
@@ -14,3 +16,6 @@ class AiSettings(ServiceSettings):
     openai_api_key: SecretStr | None = Field(default=None, description="The endpoint's key.")
     openai_base_url: str | None = Field(default=None, description="Any endpoint that speaks the same wire.")
     ai_timeout_seconds: float = Field(default=120, gt=0, le=600, description="How long one call may take.")
+    ai_prices: dict[str, Price] = Field(
+        default_factory=dict, description="Of a million tokens by model, for the cost in the metrics."
+    )

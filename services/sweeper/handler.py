@@ -16,6 +16,7 @@ from shared.listener import Listener
 from shared.logs import describe_error
 from shared.telemetry import meter
 
+from .gauges import OperatorGauges
 from .rounds import Rounds
 
 BATCH = 100
@@ -73,6 +74,7 @@ class Sweeper:
         self._came_round_at = time.monotonic()
         self._depths: list[asyncpg.Record] = []
         self._depths_read_at = float("-inf")
+        self._gauges = OperatorGauges(pool)
         self._log = structlog.get_logger()
         meter.create_observable_gauge(
             "chartloom_jobs", callbacks=[self._observe_depths], description="Jobs in the queue, by type and status."
@@ -128,6 +130,7 @@ class Sweeper:
             self._depths = await self._pool.fetch("select * from chartloom.queue_depths()")
             await self._pool.execute("select chartloom.retry_audit_events($1)", BATCH)
             await self._show_that_it_lives()
+            await self._gauges.read()
             self._depths_read_at = time.monotonic()
         if await self._listener.open_gate():
             await sweep_leases(self._pool)

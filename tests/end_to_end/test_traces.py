@@ -18,7 +18,7 @@ from tests.fakes.openai_server import FakeOpenAI, Play
 
 CANARIES = ("Zebulon", "Quackenbush", "sarcoidosis", "prednisolone")
 NOTE = "Patient: Zebulon Quackenbush\nDiagnosis: sarcoidosis.\nTreatment: prednisolone 20 mg oral once daily.\n"
-CONSUMER, PRODUCER = 5, 4
+CLIENT, PRODUCER, CONSUMER = 3, 4, 5
 
 
 @pytest.fixture
@@ -124,8 +124,90 @@ async def test_one_trace_from_upload_to_last_row_with_the_retry_and_without_a_wo
     # Polls, heartbeats and sweeps are in no trace at all.
     assert [span["text"] for span in spans if span["trace_id"] != document["trace_id"]] == []
 
+    assert_conventions(trace, document["shell_file_id"])
+    assert_calls_are_inside(trace)
+
     logs = "".join(path.read_text() for path in (home / "logs").iterdir())
+    measured = Path(f"{received}.metrics").read_text()
+    assert "chartloom_ai_queue_seconds" in measured
     for canary in CANARIES:
         assert canary not in received.read_text()
+        assert canary not in measured
         assert canary not in logs
         assert canary not in done.stderr.replace("Zebulon Quackenbush.txt", "")
+    assert document["shell_file_id"] not in measured
+    assert document["patient_id"] not in measured
+
+    # The same from the rows alone, and no word of the record there, either.
+    shown = await asyncio.to_thread(chartloom, "trace", document["shell_file_id"])
+    assert shown.returncode == 0, shown.stderr
+    assert document["trace_id"] in shown.stdout
+    assert "model_unavailable" in shown.stdout
+    told = await asyncio.to_thread(chartloom, "trace", str(document["stages"][1]["job_id"]), "--json")
+    waterfall = json.loads(told.stdout)
+    assert {job["job_type"]: len(job["attempts"]) for job in waterfall["jobs"]} == attempts
+    assert [attempt["outcome"] for attempt in waterfall["jobs"][1]["attempts"]] == ["transient", "completed"]
+    for canary in CANARIES:
+        assert canary not in shown.stdout + told.stdout
+
+
+def assert_conventions(trace: list[dict[str, Any]], document_id: str) -> None:
+    """https://opentelemetry.io/docs/specs/semconv/: messaging, database, GenAI."""
+    kinds = {"send": PRODUCER, "process": CONSUMER, "settle": CLIENT}
+    hops = [span for span in trace if span["name"].split()[0] in kinds]
+    for span in hops:
+        operation, destination = span["name"].split()
+        attributes = span["attributes"]
+        assert span["kind"] == kinds[operation]
+        assert attributes["messaging.system"] == "postgresql"
+        assert attributes["messaging.destination.name"] == destination
+        assert attributes["messaging.operation.name"] == attributes["messaging.operation.type"] == operation
+        assert attributes["document.id"] == document_id
+        if operation == "process":
+            assert attributes["messaging.message.id"] == attributes["job.id"]
+            assert attributes["job.queue_wait_s"] >= 0
+            assert attributes["job.attempt"] in (1, 2)
+    sent = {span["attributes"]["messaging.message.id"] for span in hops if span["name"].startswith("send ai_")}
+    assert sent <= {span["attributes"]["job.id"] for span in hops if span["name"].startswith("process")}
+    (failed,) = [span for span in hops if span["name"] == "process ai_detect" and span["failed"]]
+    assert failed["attributes"]["error.type"] == "model_unavailable"
+
+    statements = [span for span in trace if "db.query.text" in span["attributes"]]
+    for span in statements:
+        assert span["kind"] == CLIENT
+        assert span["attributes"]["db.system.name"] == "postgresql"
+        # Without its parameters, and by the stable names only.
+        assert not {"db.statement", "db.statement.parameters", "net.peer.name"} & span["attributes"].keys()
+
+    calls = sorted((span for span in trace if span["name"].startswith("chat ")), key=lambda span: span["start"])
+    assert {span["name"] for span in calls} == {"chat model-under-test"}
+    assert [span["failed"] for span in calls] == [True] + [False] * (len(calls) - 1)
+    assert calls[0]["attributes"]["error.type"] == "model_unavailable"
+    for span in calls:
+        assert span["kind"] == CLIENT
+        assert span["attributes"]["gen_ai.operation.name"] == "chat"
+        assert span["attributes"]["gen_ai.provider.name"] == "openai"
+        assert span["attributes"]["gen_ai.request.model"] == "model-under-test"
+    for span in calls[1:]:
+        assert span["attributes"]["gen_ai.response.model"] == "model-under-test"
+        assert span["attributes"]["gen_ai.usage.input_tokens"] == 100
+        assert span["attributes"]["gen_ai.usage.output_tokens"] == 20
+
+
+def assert_calls_are_inside(trace: list[dict[str, Any]]) -> None:
+    """Each attempt holds its own statements, and those of the passes their calls of the model."""
+    by_id = {span["span_id"]: span for span in trace}
+
+    def attempt_around(span: dict[str, Any]) -> str | None:
+        while span and not span["name"].startswith("process "):
+            span = by_id.get(span["parent_id"], {})
+        return span.get("span_id")
+
+    processes = [span for span in trace if span["name"].startswith("process ")]
+    statements = [span for span in trace if "db.query.text" in span["attributes"]]
+    assert {attempt_around(span) for span in statements} == {span["span_id"] for span in processes}
+    for span in trace:
+        if span["name"].startswith("chat "):
+            around = by_id[attempt_around(span) or ""]
+            assert around["name"].startswith("process ai_")
+            assert around["start"] <= span["start"] <= span["end"] <= around["end"]

@@ -1,11 +1,17 @@
-"""A real OTLP receiver, protobuf over HTTP: ``python otlp_receiver.py PORT FILE`` appends a JSON line a span."""
+"""A real OTLP receiver, protobuf over HTTP: ``python otlp_receiver.py PORT FILE`` appends a JSON line a span.
+
+What it gets of metrics is in FILE.metrics, as text.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 from aiohttp import web
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -26,6 +32,10 @@ def spans_of(body: bytes) -> list[dict[str, object]]:
             "span_id": span.span_id.hex(),
             "parent_id": span.parent_span_id.hex(),
             "failed": span.status.code == STATUS_ERROR,
+            "attributes": {a.key: getattr(a.value, str(a.value.WhichOneof("value"))) for a in span.attributes}
+            | {a.key: str(a.value) for a in span.attributes if a.value.HasField("array_value")},
+            "start": span.start_time_unix_nano,
+            "end": span.end_time_unix_nano,
             "text": str(span),
         }
         for resource in request.resource_spans
@@ -42,7 +52,8 @@ def main(port: int, target: Path) -> None:
         return web.Response(body=ExportTraceServiceResponse().SerializeToString(), content_type=PROTOBUF)
 
     async def metrics(request: web.Request) -> web.Response:
-        await request.read()
+        with Path(f"{target}.metrics").open("a") as file:
+            file.write(str(ExportMetricsServiceRequest.FromString(await request.read())))
         return web.Response(body=ExportMetricsServiceResponse().SerializeToString(), content_type=PROTOBUF)
 
     app = web.Application(client_max_size=1 << 26)

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import asyncpg
 from pydantic import BaseModel
 
+from services.ai.usage import Price
 from services.ai.wire import Inputs
 from shared.errors import ConfigurationError, TransientError
 
@@ -70,6 +71,7 @@ def open_provider(
     api_key: str | None,
     base_url: str | None,
     timeout_s: float,
+    price: Price | None = None,
 ) -> Provider:
     """The one place where a provider is chosen. Imports are late: neither costs memory where the other one serves."""
     if provider == "local":
@@ -82,7 +84,7 @@ def open_provider(
         raise ConfigurationError("model_missing", "Name the model that the endpoint shall use.")
     from .openai import OpenAIProvider  # noqa: PLC0415
 
-    return OpenAIProvider(model=model, api_key=api_key, base_url=base_url, timeout_s=timeout_s)
+    return OpenAIProvider(model=model, api_key=api_key, base_url=base_url, timeout_s=timeout_s, price=price)
 
 
 def within_limits(provider: Provider, pool: asyncpg.Pool) -> Provider:

@@ -7,11 +7,18 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from services.ai.wire import Inputs
 from shared.errors import BusyError, TerminalError
+from shared.telemetry import meter
 
 from . import Answer, Completion, Provider, Task
 
 _CHARACTERS_PER_TOKEN = 2
 """Question and answer together, on the safe side; what it really was is settled after the call."""
+
+_waits = meter.create_histogram(
+    "chartloom_ai_rate_limit_wait_seconds",
+    unit="s",
+    description="How long a job was put off: the limit that instances share was used up, or the endpoint said 429.",
+)
 
 
 class LimitedProvider:
@@ -37,6 +44,7 @@ class LimitedProvider:
         try:
             completion = await self._provider.complete(task, inputs, schema)
         except BusyError as error:
+            self._record_wait("endpoint", error.retry_after)
             with suppress_instrumentation():
                 await self._pool.execute(
                     "select chartloom.park_rate($1, $2)", self._key, error.retry_after.total_seconds()
@@ -60,8 +68,11 @@ class LimitedProvider:
             raise
         assert row is not None
         if row["wait_seconds"] > 0:
-            raise BusyError(
-                "model_rate_limited", f"The limit of {self._key} is used up.", timedelta(seconds=row["wait_seconds"])
-            )
+            wait = timedelta(seconds=row["wait_seconds"])
+            self._record_wait("limit", wait)
+            raise BusyError("model_rate_limited", f"The limit of {self._key} is used up.", wait)
         grant: int | None = row["grant_id"]
         return grant
+
+    def _record_wait(self, reason: str, wait: timedelta) -> None:
+        _waits.record(wait.total_seconds(), {"model": self.model, "reason": reason})

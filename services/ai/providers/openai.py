@@ -18,10 +18,13 @@ from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncOpenAI
+from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
+from services.ai.usage import Price, record_call, record_usage
 from services.ai.wire import Inputs, NarrateInputs
 from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
+from shared.telemetry import model_span
 
 from . import Answer, Completion, OutputTruncatedError, Task
 
@@ -112,10 +115,18 @@ class OpenAIProvider:
     window = _WINDOW
 
     def __init__(
-        self, *, model: str, api_key: str, base_url: str | None, timeout_s: float, responses: bool | None = None
+        self,
+        *,
+        model: str,
+        api_key: str,
+        base_url: str | None,
+        timeout_s: float,
+        responses: bool | None = None,
+        price: Price | None = None,
     ) -> None:
         """``responses``: which API to speak; by default OpenAI's own host gets Responses, all others get chat."""
         self.model = model
+        self._price = price
         # max_retries=0: the client's own two would spend the rate limit behind the queue's back.
         self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
         at_openai = (urlsplit(str(self._client.base_url)).hostname or "").endswith("api.openai.com")
@@ -158,12 +169,29 @@ class OpenAIProvider:
         raise TransientError("model_output_invalid", "The model's reply missed the schema twice.")
 
     async def _ask(self, task: Task, question: str, complaint: str | None, schema: type[BaseModel]) -> _Answered:
+        """One call, as one span and one measurement."""
         asked = question if complaint is None else f"{question}\n\n{complaint}"
         form = {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+        began = time.monotonic()
+        outcome = "broken_off"
+        with model_span(self.name, self.model) as span:
+            try:
+                answered = await self._call(self._prompts[task], asked, form)
+                outcome = "answered"
+            except ChartloomError as error:
+                outcome = error.code
+                raise
+            finally:
+                record_call(self.model, outcome, time.monotonic() - began)
+            _describe(span, answered)
+        record_usage(self.model, answered.usage, self._price)
+        return answered
+
+    async def _call(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
         try:
             if self.speaks_responses:
-                return await self._ask_responses(self._prompts[task], asked, form)
-            return await self._ask_chat(self._prompts[task], asked, form)
+                return await self._ask_responses(prompt, asked, form)
+            return await self._ask_chat(prompt, asked, form)
         except openai.OpenAIError as error:
             mapped = _mapped(error)
         # Raised outside the handler: the client's error holds the reply's body, and a trace would print it.
@@ -218,6 +246,17 @@ class OpenAIProvider:
             request_id=raw.http_response.headers.get("x-request-id"),
             usage=_counts(body.get("usage") or {}, input_tokens="prompt_tokens", output_tokens="completion_tokens"),
         )
+
+
+def _describe(span: Span, answered: _Answered) -> None:
+    span.set_attributes(
+        {
+            "gen_ai.response.model": answered.model,
+            "gen_ai.response.finish_reasons": [answered.finish],
+            "gen_ai.usage.input_tokens": answered.usage.get("input_tokens", 0),
+            "gen_ai.usage.output_tokens": answered.usage.get("output_tokens", 0),
+        }
+    )
 
 
 def _body(content: bytes) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""``chartloom trace``: where a document's time went, from the rows alone: no collector is needed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+BAR_CELLS = 48
+_STYLES = {
+    "completed": "green",
+    "processing": "cyan",
+    "waiting": "dim",
+    "snoozed": "yellow",
+    "lease_lost": "yellow",
+    "transient": "red",
+    "terminal": "red",
+    "cancelled": "red",
+}
+
+Trace = dict[str, Any]
+"""What ``--json`` writes. Times are seconds; ``offset_s`` counts from ``began_at``."""
+
+
+_DOCUMENT = """
+select null::bigint as job_id, id as shell_file_id, current_run_id::text as run_id, status, uploaded_at,
+    chartloom.trace_id(traceparent) as trace_id
+from shell_files where id = $1
+"""
+# A no-op job has no document, and is a trace of its own.
+_JOB = """
+select h.id as job_id, h.shell_file_id, h.payload ->> 'run_id' as run_id, coalesce(f.status, h.status) as status,
+    case when f.current_run_id::text = h.payload ->> 'run_id' then f.uploaded_at end as uploaded_at,
+    chartloom.trace_id(h.traceparent) as trace_id
+from chartloom.job_history as h left join shell_files as f on f.id = h.shell_file_id
+where h.id = $1
+"""
+
+
+async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trace | None:
+    """The trace of a document (its current run), or of the document and run of a job. None where there is no such."""
+    subject = await connection.fetchrow(_JOB if isinstance(wanted, int) else _DOCUMENT, wanted)
+    if subject is None:
+        return None
+    jobs = await connection.fetch(
+        "select id, job_type, job_category, status, created_at, started_at, completed_at, worker_id "
+        "from chartloom.job_history where id = $1 or shell_file_id = $2 and payload ->> 'run_id' = $3 order by id",
+        subject["job_id"],
+        subject["shell_file_id"],
+        subject["run_id"],
+    )
+    errors: dict[int, list[asyncpg.Record]] = {job["id"]: [] for job in jobs}
+    for error in await connection.fetch(
+        "select job_id, kind, code, started_at, occurred_at, worker_id "
+        "from chartloom.processing_errors where job_id = any($1) order by id",
+        list(errors),
+    ):
+        errors[error["job_id"]].append(error)
+    now = await connection.fetchval("select chartloom.clock()")
+    uploaded = subject["uploaded_at"]
+    began = min([uploaded or now, *(_since(job, errors[job["id"]]) for job in jobs)])
+    return {
+        "shell_file_id": str(subject["shell_file_id"]) if subject["shell_file_id"] else None,
+        "status": subject["status"],
+        "run_id": subject["run_id"],
+        "trace_id": subject["trace_id"],
+        "began_at": began.isoformat(),
+        "fast_queue_s": _queue_seconds(jobs, "fast", uploaded),
+        "ai_queue_s": _queue_seconds(jobs, "ai", None),
+        "jobs": [_job(job, errors[job["id"]], began, now) for job in jobs],
+    }
+
+
+def _job(job: asyncpg.Record, errors: Sequence[asyncpg.Record], began: datetime, now: datetime) -> dict[str, Any]:
+    return {
+        "job_id": job["id"],
+        "job_type": job["job_type"],
+        "status": job["status"],
+        "attempts": [
+            attempt | {"number": number} for number, attempt in enumerate(_attempts(job, errors, began, now), 1)
+        ],
+    }
+
+
+def _attempts(
+    job: asyncpg.Record, errors: Sequence[asyncpg.Record], origin: datetime, now: datetime
+) -> Iterator[dict[str, Any]]:
+    """Each attempt with the wait before it. The wait for a retry is the next attempt's."""
+    since = _since(job, errors)
+    seen = set()
+
+    def attempt(
+        began: datetime | None, ended: datetime, outcome: str, code: str | None, worker: str | None
+    ) -> dict[str, Any]:
+        return {
+            "outcome": outcome,
+            "code": code,
+            "worker_id": worker,
+            "offset_s": _seconds(origin, since),
+            "waited_s": _seconds(since, began),
+            "worked_s": _seconds(began, ended),
+            "ended_s": _seconds(origin, ended),
+        }
+
+    for error in errors:
+        if error["kind"] == "cancelled" and (error["started_at"] is None or error["started_at"] in seen):
+            continue  # it waited: nobody's attempt was ended
+        yield attempt(error["started_at"], error["occurred_at"], error["kind"], error["code"], error["worker_id"])
+        seen.add(error["started_at"])
+        since = error["occurred_at"]
+    if job["status"] in ("completed", "processing"):
+        yield attempt(job["started_at"], job["completed_at"] or now, job["status"], None, job["worker_id"])
+    elif job["status"] in ("pending", "failed"):
+        yield attempt(now, now, "waiting", None, None)
+
+
+def _since(job: asyncpg.Record, errors: Sequence[asyncpg.Record]) -> datetime:
+    """When the job began to wait: a redrive counts created_at anew, and its earlier attempts were before that."""
+    first: datetime = min([job["created_at"], *(error["started_at"] or error["occurred_at"] for error in errors)])
+    return first
+
+
+def _queue_seconds(jobs: Sequence[asyncpg.Record], category: str, since: datetime | None) -> float | None:
+    """What the objective of the queue is about; None while it is not over, or ended in error."""
+    own = [job for job in jobs if job["job_category"] == category]
+    if not own or any(job["status"] != "completed" for job in own):
+        return None
+    return _seconds(since or min(job["created_at"] for job in own), max(job["completed_at"] for job in own))
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else round((end - start).total_seconds(), 3)
+
+
+# ── the picture ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def draw(trace: Trace) -> Group:
+    """A row an attempt: ░ waited, █ worked, ╌ which of both is not known."""
+    heading = Text(f"document {trace['shell_file_id'] or '-'}  {trace['status']}  trace {trace['trace_id']}")
+    queues = ", ".join(
+        f"{name} {trace[key]:.1f} s"
+        for name, key in (("fast queue", "fast_queue_s"), ("AI queue", "ai_queue_s"))
+        if trace[key] is not None
+    )
+    ends = [attempt["ended_s"] for job in trace["jobs"] for attempt in job["attempts"]]
+    whole = max(ends, default=0.0)
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "attempt", "outcome"):
+        table.add_column(column, no_wrap=True)
+    for column in ("waited", "worked"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column(f"since {trace['began_at'][:19].replace('T', ' ')} UTC, {whole:.1f} s in all", no_wrap=True)
+    for job in trace["jobs"]:
+        for attempt in job["attempts"]:
+            style = _STYLES[attempt["outcome"]]
+            table.add_row(
+                f"{job['job_type']} {job['job_id']}" if attempt["number"] == 1 else "",
+                str(attempt["number"]),
+                Text(attempt["code"] or attempt["outcome"], style),
+                _said(attempt["waited_s"]),
+                _said(attempt["worked_s"]),
+                _bar(attempt, whole, style),
+            )
+    return Group(heading, Text(queues, "dim"), table) if queues else Group(heading, table)
+
+
+def _said(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f} s"
+
+
+def _bar(attempt: Mapping[str, Any], whole: float, style: str) -> Text:
+    def cell(seconds: float) -> int:
+        return min(round(seconds / whole * BAR_CELLS), BAR_CELLS) if whole else 0
+
+    first, last = cell(attempt["offset_s"]), cell(attempt["ended_s"])
+    bar = Text(" " * first)
+    if attempt["waited_s"] is None:
+        bar.append("╌" * max(last - first, 1), style)
+        return bar
+    begin = cell(attempt["offset_s"] + attempt["waited_s"])
+    bar.append("░" * (begin - first), "dim")
+    if attempt["outcome"] != "waiting":
+        # Even the shortest work is seen.
+        bar.append("█" * max(last - begin, 1), style)
+    return bar
