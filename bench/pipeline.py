@@ -45,6 +45,8 @@ async def services(
     database: str,
     instances: Mapping[str, int],
     settings: Mapping[str, Mapping[str, str]],
+    *,
+    niceness: int = 0,
 ) -> AsyncIterator[dict[str, list[Program]]]:
     """So many processes of each service, all of them started and known to the database; drained at the end."""
     async with AsyncExitStack() as started, ground.owner(database) as owner:
@@ -59,7 +61,7 @@ async def services(
                 "DRAIN_SECONDS": "5",
                 **settings.get(service, {}),
             }
-            command = [sys.executable, "-m", f"services.{service}"]
+            command = ["nice", "-n", str(niceness), sys.executable, "-m", f"services.{service}"]
             programs[service] = [
                 await started.enter_async_context(
                     running(command, {**environment, "WORKER_ID": f"{service}-{number}"}, is_heard=False)
@@ -105,27 +107,16 @@ async def announce(ground: Ground, database: str, documents: Sequence[tuple[UUID
     return uploads
 
 
-async def complete_uploads(
-    ground: Ground, database: str, uploads: Sequence[Upload], *, seconds: float, connections: int
-) -> list[float]:
-    """``complete_upload`` of each by its patient, spread over so many seconds; how long each took, in ms.
+class Users:
+    """Patients who complete their uploads, over connections that they share as an API gateway's clients do."""
 
-    From the moment when the call was due: a call that waits for its turn counts as the user sees it.
-    """
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
 
-    async def sign_in(connection: asyncpg.Connection) -> None:
-        await connection.execute("set role authenticated")
-
-    pool = await asyncpg.create_pool(
-        ground.owner_url_of(database), min_size=connections, max_size=connections, init=sign_in, reset=_leave_as_is
-    )
-    began = time.perf_counter() + 0.1
-
-    async def complete(place: int, upload: Upload) -> float:
-        due = began + seconds * place / len(uploads)
-        await asyncio.sleep(max(due - time.perf_counter(), 0))
-        # One statement, so one transaction and one round trip, as an API gateway makes it.
-        answer = await pool.fetchval(
+    async def complete(self, upload: Upload, due: float) -> float:
+        """``complete_upload``; how long it took in ms, from when it was due: waiting for a turn counts, too."""
+        # One statement, so one transaction and one round trip.
+        answer = await self._pool.fetchval(
             "select complete_upload($2) where set_config('request.jwt.claims', $1, true) <> ''",
             _claims(upload.patient_id),
             upload.shell_file_id,
@@ -134,8 +125,32 @@ async def complete_uploads(
         assert json.loads(answer)["status"] == "queued", answer
         return took * 1000
 
+    async def complete_within(self, uploads: Sequence[Upload], seconds: float) -> list[float]:
+        """All of them, evenly spread, each when it is due, whatever has become of those before."""
+        began = time.perf_counter()
+
+        async def one(place: int, upload: Upload) -> float:
+            due = began + seconds * place / len(uploads)
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            return await self.complete(upload, due)
+
+        return await asyncio.gather(*(one(place, upload) for place, upload in enumerate(uploads)))
+
+    async def complete_in_turn(self, uploads: Sequence[Upload]) -> list[float]:
+        """One after another, as one patient's app does."""
+        return [await self.complete(upload, time.perf_counter()) for upload in uploads]
+
+
+@asynccontextmanager
+async def users(ground: Ground, database: str, *, connections: int) -> AsyncIterator[Users]:
+    async def sign_in(connection: asyncpg.Connection) -> None:
+        await connection.execute("set role authenticated")
+
+    pool = await asyncpg.create_pool(
+        ground.owner_url_of(database), min_size=connections, max_size=connections, init=sign_in, reset=_leave_as_is
+    )
     try:
-        return await asyncio.gather(*(complete(place, upload) for place, upload in enumerate(uploads)))
+        yield Users(pool)
     finally:
         await pool.close()
 

@@ -21,11 +21,11 @@ from bench.burst.burst import letter
 from bench.pdf import text_pdf
 from bench.pipeline import (
     announce,
-    complete_uploads,
     endpoint_settings,
     model_endpoint,
     services,
     until_final,
+    users,
 )
 from bench.queue.ground import Ground
 from bench.queue.idle import cpu_seconds, of_postgres
@@ -155,7 +155,8 @@ async def through(ground: Ground, database: str, run: Run, documents: Sequence[D
         instances = {"ocr": run.ocr, "ai": run.ai, "persister": 1, "sweeper": 1}
         async with services(ground, database, instances, settings) as programs:
             before = of_postgres(ground.postmaster), sum(cpu_seconds(program.pid) for program in programs["ai"])
-            await complete_uploads(ground, database, uploads, seconds=WITHIN_SECONDS, connections=2)
+            async with users(ground, database, connections=2) as patients:
+                await patients.complete_within(uploads, WITHIN_SECONDS)
             await until_final(owner, LONGEST_SECONDS)
             after = of_postgres(ground.postmaster), sum(cpu_seconds(program.pid) for program in programs["ai"])
         incomplete = await owner.fetchval("select count(*) from shell_files where status <> 'completed'")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import out, run
+from cli.console import err, out, run
 from cli.deployment import open_deployment
 from shared.errors import ConfigurationError
 
@@ -101,6 +101,12 @@ def capacity(
         if json_file:
             json_file.write_text(json.dumps(answer, indent=1) + "\n")
     if not all(queue["met"] for queue in answer["queues"].values()):
+        if not instances:
+            err.print(
+                f"Not even {sizing.MOST_INSTANCES} instances keep it: try a larger --plan with more jobs in hand "
+                "(--concurrency), or look at the model's answers and limits.",
+                highlight=False,
+            )
         raise typer.Exit(1)
 
 

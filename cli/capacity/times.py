@@ -25,14 +25,22 @@ LEAST_JOBS = 3
 
 
 class PerPage(Row):
-    """Seconds of a document: ``fixed``, and so many for each page of a kind."""
+    """Seconds of a document: ``fixed``, ``scan`` more where it has scanned pages, and so many for each page."""
 
     fixed: float = Field(default=0.0, ge=0)
+    scan: float = Field(default=0.0, ge=0)
     digital_page: float = Field(default=0.0, ge=0)
     scanned_page: float = Field(default=0.0, ge=0)
 
     def of(self, document: Document) -> float:
-        return self.fixed + self.digital_page * document.digital_pages + self.scanned_page * document.scanned_pages
+        weights = (self.fixed, self.scan, self.digital_page, self.scanned_page)
+        return sum(weight * column for weight, column in zip(weights, _columns(document), strict=True))
+
+
+def _columns(document: Document) -> tuple[float, float, float, float]:
+    """What the seconds of a ``PerPage`` are multiplied by."""
+    is_scan = document.scanned_pages > 0
+    return (1.0, float(is_scan), float(document.digital_pages), float(document.scanned_pages))
 
 
 class Questions(Row):
@@ -165,10 +173,10 @@ def _asking(jobs: Sequence[Job], known: StepTime) -> StepTime:
 
 def fitted(measured: Sequence[tuple[Document, float]]) -> PerPage:
     """Least squares without negative times: of all choices of columns that have a solution, the one nearest to it."""
-    rows = [((1.0, float(d.digital_pages), float(d.scanned_pages)), seconds) for d, seconds in measured]
-    best: tuple[float, tuple[float, ...]] = (math.inf, (fmean(seconds for _, seconds in measured), 0.0, 0.0))
-    for size in (1, 2, 3):
-        for chosen in itertools.combinations(range(3), size):
+    rows = [(_columns(document), seconds) for document, seconds in measured]
+    best: tuple[float, tuple[float, ...]] = (math.inf, (0.0,) * 4)
+    for size in (1, 2, 3, 4):
+        for chosen in itertools.combinations(range(4), size):
             solved = _solve(rows, chosen)
             if solved is None or min(solved) < 0:
                 continue
@@ -176,8 +184,8 @@ def fitted(measured: Sequence[tuple[Document, float]]) -> PerPage:
             # A column more has to earn its place.
             if error < best[0] * (1 - 1e-6):
                 best = (error, solved)
-    fixed, digital, scanned = best[1]
-    return PerPage(fixed=fixed, digital_page=digital, scanned_page=scanned)
+    fixed, scan, digital_page, scanned_page = best[1]
+    return PerPage(fixed=fixed, scan=scan, digital_page=digital_page, scanned_page=scanned_page)
 
 
 def _solve(rows: Sequence[tuple[tuple[float, ...], float]], chosen: tuple[int, ...]) -> tuple[float, ...] | None:
@@ -195,7 +203,7 @@ def _solve(rows: Sequence[tuple[tuple[float, ...], float]], chosen: tuple[int, .
             if line != place:
                 share = matrix[line][place] / matrix[place][place]
                 matrix[line] = [a - share * b for a, b in zip(matrix[line], matrix[place], strict=True)]
-    values = [0.0, 0.0, 0.0]
+    values = [0.0] * 4
     for place, column in enumerate(chosen):
         values[column] = matrix[place][size] / matrix[place][place]
     return tuple(values)

@@ -112,8 +112,9 @@ def test_the_same_seed_gives_the_same_again() -> None:
 
 def test_the_fit_finds_the_times_that_made_the_jobs() -> None:
     documents = [Document("p", digital, scanned, 0) for digital in range(4) for scanned in range(4)]
-    found = fitted([(d, 0.5 + 0.1 * d.digital_pages + 2.5 * d.scanned_pages) for d in documents])
-    assert (found.fixed, found.digital_page, found.scanned_page) == pytest.approx((0.5, 0.1, 2.5))
+    known = PerPage(fixed=0.5, scan=0.25, digital_page=0.1, scanned_page=2.5)
+    found = fitted([(document, known.of(document)) for document in documents])
+    assert found.model_dump() == pytest.approx(known.model_dump())
 
 
 def test_the_fit_never_gives_a_negative_time() -> None:
