@@ -59,6 +59,14 @@ bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queu
 bench-record: $(VENV)/.installed-dev ## Measure writing, auditing and reading clinical rows; a part: ONLY="write_path" RUNS=1
 	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-}" $(VENV)/bin/python -m bench.record
 
+.PHONY: bench-burst
+bench-burst: $(VENV)/.installed-dev ## A thousand patients upload at once, 15 minutes; smaller: BURST=100
+	@BURST="$${BURST:-}" ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.burst
+
+.PHONY: bench-capacity
+bench-capacity: $(VENV)/.installed-dev ## What chartloom capacity predicts beside what is measured, 15 minutes
+	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.capacity
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
 	@$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from . import operations, patients
+from .capacity.app import app as capacity
 from .console import err, out, run
 from .deployment import open_deployment
 from .process import Request, interruptible
@@ -74,6 +75,7 @@ async def _up() -> None:
 
 app.add_typer(operations.app)
 app.add_typer(patients.app)
+app.add_typer(capacity)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ class Ground:
     owner_url: str
     worker_url: str
     persister_url: str
+    service_urls: Mapping[str, str]
+    storage_url: str
     runs: int
 
     def progress(self, text: str) -> None:
@@ -57,6 +59,9 @@ class Ground:
 
     def persister_url_of(self, database: str) -> str:
         return _in_database(self.persister_url, database)
+
+    def service_url_of(self, service: str, database: str) -> str:
+        return _in_database(self.service_urls[service], database)
 
     @property
     def postmaster(self) -> int:
@@ -116,6 +121,8 @@ async def prepared_ground(runs: int) -> AsyncIterator[Ground]:
                 deployment.owner_url,
                 deployment.service_urls["ocr"],
                 deployment.service_urls["persister"],
+                deployment.service_urls,
+                deployment.storage_url,
                 runs,
             )
             async with ground.owner() as connection:

@@ -55,13 +55,15 @@ class Program:
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Program]:
-    """The program, not yet ready; stopped at the end."""
+async def running(
+    command: Sequence[str], environment: Mapping[str, str], *, is_heard: bool = True
+) -> AsyncIterator[Program]:
+    """The program, not yet ready; stopped at the end. What nobody hears must not fill a pipe until it blocks."""
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if is_heard else errors,
             stderr=errors,
             cwd=CHECKOUT,
             env={**os.environ, **environment},

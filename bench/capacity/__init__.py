@@ -1,0 +1,1 @@
+"""What ``chartloom capacity`` predicts, beside what is measured."""
