@@ -121,7 +121,7 @@ def trace(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        out.print(waterfall.draw(found))
+        out.print(waterfall.draw(found, width=out.width))
 
 
 def _file_or_job(wanted: str) -> UUID | int:

@@ -10,7 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-BAR_CELLS = 48
+BESIDE_THE_BAR = 72
+"""Cells that the other columns take; the bar gets the rest of the terminal, and at least BAR_CELLS."""
+BAR_CELLS = 16
 _STYLES = {
     "completed": "green",
     "processing": "cyan",
@@ -139,9 +141,12 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 # ── the picture ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def draw(trace: Trace) -> Group:
+def draw(trace: Trace, *, width: int) -> Group:
     """A row an attempt: ░ waited, █ worked, ╌ which of both is not known."""
-    heading = Text(f"document {trace['shell_file_id'] or '-'}  {trace['status']}  trace {trace['trace_id']}")
+    heading = Text(
+        f"document {trace['shell_file_id'] or '-'}  {trace['status']}\n"
+        f"trace {trace['trace_id']}  since {trace['began_at'][:19].replace('T', ' ')} UTC"
+    )
     queues = ", ".join(
         f"{name} {trace[key]:.1f} s"
         for name, key in (("fast queue", "fast_queue_s"), ("AI queue", "ai_queue_s"))
@@ -154,7 +159,8 @@ def draw(trace: Trace) -> Group:
         table.add_column(column, no_wrap=True)
     for column in ("waited", "worked"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(f"since {trace['began_at'][:19].replace('T', ' ')} UTC, {whole:.1f} s in all", no_wrap=True)
+    table.add_column(f"{whole:.1f} s in all", no_wrap=True)
+    cells = max(width - BESIDE_THE_BAR, BAR_CELLS)
     for job in trace["jobs"]:
         for attempt in job["attempts"]:
             style = _STYLES[attempt["outcome"]]
@@ -164,7 +170,7 @@ def draw(trace: Trace) -> Group:
                 Text(attempt["code"] or attempt["outcome"], style),
                 _said(attempt["waited_s"]),
                 _said(attempt["worked_s"]),
-                _bar(attempt, whole, style),
+                _bar(attempt, whole, cells, style),
             )
     return Group(heading, Text(queues, "dim"), table) if queues else Group(heading, table)
 
@@ -173,9 +179,9 @@ def _said(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f} s"
 
 
-def _bar(attempt: Mapping[str, Any], whole: float, style: str) -> Text:
+def _bar(attempt: Mapping[str, Any], whole: float, cells: int, style: str) -> Text:
     def cell(seconds: float) -> int:
-        return min(round(seconds / whole * BAR_CELLS), BAR_CELLS) if whole else 0
+        return min(round(seconds / whole * cells), cells) if whole else 0
 
     first, last = cell(attempt["offset_s"]), cell(attempt["ended_s"])
     bar = Text(" " * first)

@@ -93,9 +93,10 @@ async def test_retries_snoozes_and_lost_leases_are_siblings_with_their_waits(
     assert await read_trace(owner, running["job_id"]) == trace
 
     picture = io.StringIO()
-    Console(file=picture, width=160).print(draw(trace))
-    heading, queues, _, ocr, failed, snoozed, lost, completed, enrich = picture.getvalue().splitlines()
-    assert f"document {document}  processing  trace {trace['trace_id']}" in heading
+    Console(file=picture, width=120).print(draw(trace, width=120))
+    heading, ids, queues, _, ocr, failed, snoozed, lost, completed, enrich = picture.getvalue().splitlines()
+    assert f"document {document}  processing" in heading
+    assert f"trace {trace['trace_id']}  since 2026-11-24 12:00:00 UTC" in ids
     assert queues.strip() == "fast queue 5.0 s"
     assert ocr.split()[:3] == ["ocr", str(trace["jobs"][0]["job_id"]), "1"]
     assert "model_unavailable" in failed
@@ -120,7 +121,7 @@ async def test_what_failed_before_attempts_had_a_beginning_is_shown_without_one(
     assert trace["status"] == "failed"
     assert attempts(trace, "ocr") == [("terminal", 0, None, None)]
     picture = io.StringIO()
-    Console(file=picture, width=160).print(draw(trace))
+    Console(file=picture, width=120).print(draw(trace, width=120))
     assert "╌" in picture.getvalue()
 
 
@@ -161,6 +162,6 @@ async def test_a_job_without_a_document_and_what_is_not_there(owner: asyncpg.Con
     trace = await read_trace(owner, job_id)
     assert trace is not None
     assert (trace["shell_file_id"], attempts(trace, "ocr")) == (None, [("waiting", 0, 3, 0)])
-    assert draw(trace)
+    assert draw(trace, width=80)
     assert await read_trace(owner, 10**9) is None
     assert await read_trace(owner, uuid4()) is None
