@@ -1,8 +1,8 @@
 """Completing many jobs in one statement: what ends while one batch is on its way makes up the next."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -56,8 +56,8 @@ class Completer:
                 with suppress_instrumentation():
                     refused = await complete_jobs(self._pool, batch)
             except CONNECTION_ERRORS as error:
-                now = datetime.now(UTC)
-                given_up = [job for job, _ in batch if self._pool.is_closing() or now > job.run_deadline_at]
+                now = time.monotonic()
+                given_up = [job for job, _ in batch if self._pool.is_closing() or now > job.run_deadline]
                 for job in given_up:
                     # Nobody is left to write it, or nobody waits for it: the sweeper gives the job to the next.
                     self._ended(job, "unsettled")

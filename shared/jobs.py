@@ -1,7 +1,8 @@
 """Typed wrappers of the job functions in ``migrations/``. SQL owns the state machine: no transition is decided here."""
 
+import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,10 +21,12 @@ class ClaimedJob(NamedTuple):
     payload: dict[str, Any]
     lease_token: UUID
     attempt: int
-    scheduled_at: datetime
-    run_deadline_at: datetime
+    waited_seconds: float
+    """From the moment it was due to its claim, by the database's clock."""
     traceparent: str
     shell_file_id: UUID | None
+    run_deadline: float
+    """Where the attempt has run too long, by ``time.monotonic()``: a worker's own date may be an hour off."""
 
     @property
     def is_noop(self) -> bool:
@@ -34,15 +37,17 @@ async def claim_jobs(
     connection: Connection, *, worker_id: str, job_types: Sequence[str], limit: int, lease_seconds: int
 ) -> list[ClaimedJob]:
     """Up to ``limit`` jobs, the types in the order given; fewer means that no more were ready."""
+    began = time.monotonic()
     rows = await connection.fetch(
-        "select job_id, job_type, payload, lease_token, attempt, scheduled_at, run_deadline_at, traceparent,"
-        " shell_file_id from chartloom.claim_jobs($1, $2, $3, $4)",
+        "select job_id, job_type, payload, lease_token, attempt,"
+        " extract(epoch from now() - scheduled_at)::float8, traceparent, shell_file_id,"
+        " extract(epoch from run_deadline_at - now())::float8 from chartloom.claim_jobs($1, $2, $3, $4)",
         worker_id,
         list(job_types),
         limit,
         lease_seconds,
     )
-    return [ClaimedJob._make(row) for row in rows]
+    return [ClaimedJob._make((*row[:-1], began + row[-1])) for row in rows]
 
 
 async def heartbeat_jobs(

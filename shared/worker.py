@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -368,12 +368,12 @@ class Worker:
                 self._running[token].revoke(state)
 
     async def _watch_deadlines(self) -> None:
-        """Ends what ran too long, on this machine's clock: one look a second costs less than a timer for each job."""
+        """Ends what ran too long: one look a second costs less than a timer for each job."""
         while True:
             await self._busy.wait()
-            now = datetime.now(UTC)
+            now = time.monotonic()
             for attempt in self._running.values():
-                if now > attempt.job.run_deadline_at and attempt.revoked is None:
+                if now > attempt.job.run_deadline and attempt.revoked is None:
                     attempt.revoke("overdue")
             await asyncio.sleep(DEADLINE_LOOK_SECONDS)
 
@@ -386,7 +386,7 @@ class Worker:
             return
         current_job.set(job)
         _current.set(attempt)
-        waited = max(time.time() - job.scheduled_at.timestamp(), 0.0)
+        waited = max(job.waited_seconds, 0.0)
         if time.monotonic() - self._measured_at >= MEASURE_EVERY_SECONDS:
             self._measured_at = time.monotonic()
             attempt.is_measured = True
@@ -460,7 +460,7 @@ class Worker:
             try:
                 return await transaction()
             except CONNECTION_ERRORS as error:
-                if self._pool.is_closing() or datetime.now(UTC) > job.run_deadline_at:
+                if self._pool.is_closing() or time.monotonic() > job.run_deadline:
                     # Nobody is left to write it, or nobody waits for it: the sweeper gives the job to the next.
                     self._log.warning("job_given_up", code="unsettled")
                     return "unsettled"

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
 
 import asyncpg
 import structlog
@@ -123,10 +122,13 @@ class Sweeper:
         return max(len(lost), promoted)
 
     async def _until_next_deadline(self) -> float:
-        deadline: datetime | None = await self._pool.fetchval("select chartloom.next_deadline()")
-        if deadline is None:
+        # The database's clock decides who is late, so it says how long to sleep, too.
+        seconds: float | None = await self._pool.fetchval(
+            "select extract(epoch from chartloom.next_deadline() - clock_timestamp())::float8"
+        )
+        if seconds is None:
             return LONGEST_SLEEP_SECONDS
-        return min(max((deadline - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_SLEEP_SECONDS)
+        return min(max(seconds, 0.0), LONGEST_SLEEP_SECONDS)
 
     def _observe_depths(self, _: CallbackOptions) -> list[Observation]:
         return [
