@@ -3,6 +3,7 @@
 All of it happens in one transaction that is rolled back: no worker sees these jobs, and nothing is left of them.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -12,6 +13,8 @@ from shared.database import translate
 from shared.errors import LeaseLostError
 
 HIGHEST_PRIORITY = 100
+CLAIMS = 6
+CLAIM_PAUSE_SECONDS = 0.25
 
 
 async def check_contract(connection: asyncpg.Connection) -> AsyncIterator[tuple[str, str | None]]:
@@ -37,12 +40,9 @@ async def _check_type(connection: asyncpg.Connection, job_type: str, category: s
         jobs.NOOP_PAYLOAD,
         HIGHEST_PRIORITY,
     )
-    claimed = await jobs.claim_jobs(
-        connection, worker_id="contract-check", job_types=[job_type], limit=1, lease_seconds=60
-    )
-    if [job.job_id for job in claimed] != [job_id]:
+    job = await _claim(connection, job_type, job_id)
+    if job is None:
         return "the claim did not return the job that was enqueued"
-    job = claimed[0]
     states = await jobs.heartbeat_jobs(
         connection, worker_id="contract-check", service="contract-check", version="0", jobs=[job],
         lease_seconds=60, details={},
@@ -62,3 +62,18 @@ async def _check_type(connection: asyncpg.Connection, job_type: str, category: s
     finally:
         await savepoint.rollback()
     return "a second completion by the same lease was accepted"
+
+
+async def _claim(connection: asyncpg.Connection, job_type: str, job_id: int) -> jobs.ClaimedJob | None:
+    """Where others wait in the queue, a priority that is new to it is met within a second of claims."""
+    for _ in range(CLAIMS):
+        claimed = await jobs.claim_jobs(
+            connection, worker_id="contract-check", job_types=[job_type], limit=1, lease_seconds=60
+        )
+        for job in claimed:
+            if job.job_id == job_id:
+                return job
+        if not claimed:
+            return None
+        await asyncio.sleep(CLAIM_PAUSE_SECONDS)
+    return None
