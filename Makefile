@@ -34,11 +34,19 @@ run: $(VENV)/.installed-run ## Turn records into timelines: the samples, or FILE
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
-	@$(VENV)/bin/pytest -m "not slow"
+	@$(VENV)/bin/pytest -m "not slow and not chaos"
 
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Run the slow tests: fresh clones, each service alone, formal models
 	@$(VENV)/bin/pytest -m slow
+
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## Let documents flow while everything fails that can: SECONDS=3600 SEED=1
+	@CHAOS_SECONDS="$(SECONDS)" CHAOS_SEED="$(SEED)" $(VENV)/bin/pytest -m chaos tests/chaos
+
+.PHONY: images
+images: ## Build and start the services' images without a Docker engine (root on Debian)
+	@ops/images.sh
 
 .PHONY: bench
 bench: bench-queue bench-record ## Measure everything; results go to bench/out
@@ -57,6 +65,7 @@ lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository i
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/hadolint services/*/Dockerfile
 	@$(VENV)/bin/python ops/check_repository.py
 
 .PHONY: lint-sql

@@ -1,4 +1,4 @@
-"""A way to Postgres that can go dead without a word: the sockets stay open, and nothing comes through any more."""
+"""A way to Postgres that can be cut, or go dead without a word: sockets stay open, and nothing comes through."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 class _Flow:
     """One connection through the proxy. Once dead it swallows everything, the end of either side included."""
 
+    client: asyncio.StreamWriter
+    task: asyncio.Task[None]
     dead: bool = False
 
 
@@ -36,6 +38,13 @@ class Proxy:
         parts = urlsplit(url)
         return parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{self.port}").geturl()
 
+    def cut(self, *, only_dead: bool = False) -> None:
+        """Ends the connections that are there with a reset, or only the dead ones of them; new ones work."""
+        for flow in self._flows:
+            if flow.dead or not only_dead:
+                flow.client.transport.abort()
+                flow.task.cancel()
+
     def strand(self) -> None:
         """As when a router on the way forgets its connections: those there are stay open and dead; new ones work."""
         for flow in self._flows:
@@ -54,10 +63,10 @@ class Proxy:
         self._pattern, self._loses = pattern, what
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        flow = _Flow()
-        self._flows.add(flow)
         task = asyncio.current_task()
         assert task
+        flow = _Flow(writer, task)
+        self._flows.add(flow)
         self._tasks.add(task)
         # A cancelled one is at its end, too: asyncio would print a traceback.
         with contextlib.suppress(asyncio.CancelledError):

@@ -23,6 +23,7 @@ from bench.record.documents import Document, add_documents, add_runs, enqueue
 from cli.embedded_postgres import EmbeddedPostgres
 from shared.database import connect
 from tests.conftest import OWNER, REPOSITORY, TEMPLATE, Database
+from tests.records import record
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
@@ -44,15 +45,6 @@ LONGEST_WORK_SECONDS = 0.06
 """From the sight of a claim to the kill: a document's passes are read, its rows shaped and written in 20 to 60 ms."""
 
 COMPLETED_JOBS = "from chartloom.job_archive where status = 'completed'"
-
-# What is no part of the record: ids and times. In the audit, too, where an event stands in its chain.
-LEFT_OUT = """
-select attname from pg_attribute
-where attrelid = $1::regclass and attnum > 0 and not attisdropped and (
-    attname = 'id' or atttypid = 'timestamptz'::regtype
-    or attrelid = 'audit_log'::regclass and attname in ('seq', 'previous_hash', 'hash', 'job_id')
-)
-"""
 
 
 # -- the processes ----------------------------------------------------------------------------------------------------
@@ -235,20 +227,6 @@ class Disturbance:
 
 
 # -- what is left -----------------------------------------------------------------------------------------------------
-
-
-async def record(owner: asyncpg.Connection) -> dict[str, list[str]]:
-    """Every row of every table with patients' data, the audit among them; ids and times aside."""
-    tables = await owner.fetch(
-        "select relname from chartloom.patient_tables() join pg_class on oid = relation "
-        "where relnamespace = 'public'::regnamespace order by relname"
-    )
-    found = {}
-    for table in [row["relname"] for row in tables]:
-        left_out = [row["attname"] for row in await owner.fetch(LEFT_OUT, table)]
-        rows = await owner.fetch(f"select (to_jsonb(t) - $1::text[])::text as contents from {table} as t", left_out)
-        found[table] = sorted(row["contents"] for row in rows)
-    return found
 
 
 async def figures_of(owner: asyncpg.Connection) -> dict[str, int]:
