@@ -1,10 +1,14 @@
 """The blueprint says what Render needs, and nothing that Render or the design forbids."""
 
+import copy
+import json
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -16,6 +20,7 @@ SERVICES: dict[str, dict[str, Any]] = {
     service["name"].removeprefix("chartloom-"): service for service in BLUEPRINT["services"]
 }
 GROUPS: dict[str, list[dict[str, Any]]] = {group["name"]: group["envVars"] for group in BLUEPRINT["envVarGroups"]}
+SCHEMA = json.loads((REPOSITORY / "ops" / "render.schema.json").read_text())
 HAND_BACK_SECONDS = 10  # releasing leases and flushing traces, after the drain and before SIGKILL
 
 each_service = pytest.mark.parametrize("name", SERVICES)
@@ -37,6 +42,54 @@ def settings_of(name: str) -> type[ServiceSettings]:
     members = vars(import_module(f"services.{name}.settings")).values()
     own = [member for member in members if isinstance(member, type) and issubclass(member, ServiceSettings)]
     return next(member for member in own if member is not ServiceSettings)
+
+
+def test_it_is_a_blueprint() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(BLUEPRINT, SCHEMA, jsonschema.Draft202012Validator)
+
+
+def cron_with_a_shutdown_window(service: dict[str, Any]) -> None:
+    for field in ("scaling", "preDeployCommand"):
+        service.pop(field, None)
+    service.update(type="cron", schedule="*/5 * * * *")
+
+
+MISTAKES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a window longer than Render waits": lambda service: service.update(maxShutdownDelaySeconds=400),
+    "no window at all": lambda service: service.update(maxShutdownDelaySeconds=0),
+    "a plan as the API spells it": lambda service: service.update(plan="pro_plus"),
+    "a free worker": lambda service: service.update(plan="free"),
+    "more instances than there can be": lambda service: service["scaling"].update(maxInstances=101),
+    "a target that can't be reached": lambda service: service["scaling"].update(targetCPUPercent=95),
+    "scaling to no target": lambda service: service["scaling"].pop("targetCPUPercent"),
+    "scaling and a fixed number": lambda service: service.update(numInstances=2),
+    "half a build filter": lambda service: service["buildFilter"].pop("ignoredPaths"),
+    "a deprecated field": lambda service: service.update(autoDeploy=False),
+    "a health check that Render does not make": lambda service: service.update(healthCheckPath="/livez"),
+    "a number as a value": lambda service: service["envVars"].append({"key": "POOL_SIZE", "value": 4}),
+    "a secret that is asked for and given": lambda service: service["envVars"].append(
+        {"key": "OPENAI_API_KEY", "value": "key", "sync": False}
+    ),
+    "a cron job with a shutdown window": cron_with_a_shutdown_window,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_it_is_found(mistake: str) -> None:
+    blueprint = copy.deepcopy(BLUEPRINT)
+    (service,) = [service for service in blueprint["services"] if service["name"] == "chartloom-ocr"]
+    MISTAKES[mistake](service)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(blueprint, SCHEMA, jsonschema.Draft202012Validator)
+
+
+def test_a_cron_job_without_a_window_is_none() -> None:
+    blueprint = copy.deepcopy(BLUEPRINT)
+    service = blueprint["services"][0]
+    cron_with_a_shutdown_window(service)
+    del service["maxShutdownDelaySeconds"]
+    jsonschema.validate(blueprint, SCHEMA, jsonschema.Draft202012Validator)
 
 
 def test_there_is_one_worker_for_each_service_folder() -> None:
@@ -94,6 +147,12 @@ def test_its_settings_take_every_value_and_miss_none(name: str, monkeypatch: pyt
         monkeypatch.setenv(key, variable.get("value", "given at set-up"))
     loaded = load_settings(settings)  # raises ConfigurationError that names what is missing or refused
     assert loaded.port == 10000
+
+
+@each_service
+def test_every_setting_without_a_default_is_asked_for_or_given(name: str) -> None:
+    required = {field.upper() for field, about in settings_of(name).model_fields.items() if about.is_required()}
+    assert required <= variables(name).keys()
 
 
 @each_service
