@@ -23,15 +23,16 @@ printf '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/policy.json"
 buildah() { command buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 
 # How this machine's pip reaches its index, for the builds alone: mounted, so that no layer holds it.
-mounts=()
 {
     echo '[global]'
-    python3 -m pip config list | sed -n "s/^\(global\|:env:\)\.\([a-z-]*\)='\(.*\)'\$/\2 = \3/p"
+    # The environment's come first, and win.
+    python3 -m pip config list | sed -n "s/^\(global\|:env:\)\.\([a-z-]*\)='\(.*\)'\$/\2 = \3/p" | awk '!seen[$1]++'
 } >"$work/pip.conf"
-mounts+=(-v "$work/pip.conf:/etc/pip.conf:ro")
+mounts=(-v "$work/pip.conf:/etc/pip.conf:ro")
+# An index in a folder (file://…/simple) has its files beside it.
 while read -r path; do
     if [ -e "$path" ]; then mounts+=(-v "$path:$path:ro"); fi
-done < <(sed -n 's/^\(cert\|find-links\) = \(\/.*\)$/\2/p' "$work/pip.conf")
+done < <(grep -oE '(^| |file://)/[^ ]+' "$work/pip.conf" | sed 's/^ *//; s/^file:\/\///; s/\/simple$//' | sort -u)
 
 mib() { du -sm --exclude=proc --exclude=sys "$@" | awk '{ sum += $1 } END { print sum }'; }
 
