@@ -49,7 +49,7 @@ images: ## Build and start the services' images without a Docker engine (root on
 	@ops/images.sh
 
 .PHONY: bench
-bench: bench-queue bench-record ## Measure everything; results go to bench/out
+bench: bench-queue bench-record bench-burst bench-capacity ## Measure everything; results go to bench/out
 
 .PHONY: bench-queue
 bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1

@@ -7,7 +7,7 @@ from html import escape
 from .times import STEPS
 
 WIDTH, HEIGHT = 900, 380
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 52, 50
 POINTS = 450
 """Columns: in each the most that waited in its time."""
 COLOURS = dict(zip(STEPS, ("#1b6ca8", "#d1495b", "#edae49", "#66a182", "#6c5b7b"), strict=True))

@@ -170,7 +170,7 @@ class _Window:
 
     def reserve(self, now: float, requests: int, tokens: int) -> float | None:
         """None: go. Else: when there is room."""
-        while self._grants and self._grants[0][0] <= now - WINDOW_S:
+        while self._grants and self._grants[0][0] + WINDOW_S <= now:
             _, earlier, spent = self._grants.popleft()
             self._requests -= earlier
             self._tokens -= spent

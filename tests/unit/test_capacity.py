@@ -92,6 +92,16 @@ def test_no_minute_has_more_questions_than_the_limit() -> None:
     assert outcome.snoozes == 15 + 5
 
 
+def test_jobs_put_off_to_a_moment_that_rounds_down_still_go() -> None:
+    known = times(
+        ocr=StepTime(core_s=PerPage(fixed=0.1), spread=(0.7, 1.1, 1.3)),
+        ai_detect=StepTime(core_s=PerPage(fixed=1 / 3), model=Questions(answer_s=0.1, a_document=1)),
+    )
+    outcome = run(at_once(40), known, fleet(ocr=(3, 1), ai=(1, 4)), Limits(requests=3))
+    assert len(outcome.passed) == 40
+    assert outcome.makespan_s == pytest.approx(WINDOW_S * 13, rel=0.02)
+
+
 def test_no_minute_has_more_tokens_than_the_limit() -> None:
     asks = Questions(answer_s=1, a_document=1, input_tokens=600, output_tokens=400)
     outcome = run(
