@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -150,6 +150,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = asyncio.Event()
+        self._waiting: asyncio.Task[Any] | None = None
         self._follow_ups: dict[str, str] = {}
         self._queue_ends: dict[str, str] = {}
         self._completer = Completer(pool, self._completion_ended)
@@ -200,6 +201,8 @@ class Worker:
         """Claims no more; ``run`` returns when the jobs in hand are finished or handed back."""
         self._stopping.set()
         self._listener.nudge()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def run(self) -> None:
         helpers = [
@@ -236,10 +239,14 @@ class Worker:
         elif time.monotonic() - self._claimed_at < LINGER_SECONDS:
             # Under a steady load a gate that opens and shuts for each job costs more than a look a little later.
             await self._listener.sleep(LINGER_SECONDS / 2)
-        elif await self._listener.open_gate():
-            self._look_again = True
         elif not self._stopping.is_set():
-            await self._listener.sleep(self._sleep_seconds())
+            opened = False
+            with self._until_stopped():
+                opened = await self._listener.open_gate()
+            if opened:
+                self._look_again = True
+            elif not self._stopping.is_set():
+                await self._listener.sleep(self._sleep_seconds())
 
     def _sleep_seconds(self) -> float:
         if self._look_again:
@@ -267,15 +274,23 @@ class Worker:
         if self._stopping.is_set():
             return False
         room = min(self._room(), CLAIM_AT_MOST)
+        connection = None
+        with self._until_stopped():
+            connection = await self._pool.acquire()
+        if connection is None:  # the context lets a cancel pass
+            return False  # type: ignore[unreachable]
         # A poll is no part of anybody's trace.
         with suppress_instrumentation():
-            claimed = await jobs.claim_jobs(
-                self._pool,
-                worker_id=self._settings.worker_id,
-                job_types=list(self._handlers),
-                limit=room,
-                lease_seconds=self._settings.lease_seconds,
-            )
+            try:
+                claimed = await jobs.claim_jobs(
+                    connection,
+                    worker_id=self._settings.worker_id,
+                    job_types=list(self._handlers),
+                    limit=room,
+                    lease_seconds=self._settings.lease_seconds,
+                )
+            finally:
+                await self._pool.release(connection)
         if not claimed:
             return False
         self._claimed_at = time.monotonic()
@@ -287,6 +302,21 @@ class Worker:
             self._begin.append(attempt)
         self._ensure_runner()
         return len(claimed) == room
+
+    @contextlib.contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """Around what may wait for a connection: jobs that can't be written hold them all, and the drain frees them."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting = task
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            task.uncancel()
+        finally:
+            self._waiting = None
 
     def _ensure_runner(self) -> None:
         """Whoever waits to begin does so as soon as every running job waits for something itself."""
