@@ -155,6 +155,13 @@ async def users(ground: Ground, database: str, *, connections: int) -> AsyncIter
         await pool.close()
 
 
+async def until_completed(owner: asyncpg.Connection, count: int, seconds: float) -> None:
+    """Until so many documents are completed."""
+    async with asyncio.timeout(seconds):
+        while await owner.fetchval("select count(*) from shell_files where status = 'completed'") < count:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+
 async def until_final(owner: asyncpg.Connection, seconds: float) -> None:
     """Until no document is on its way any more."""
     async with asyncio.timeout(seconds):
