@@ -46,12 +46,21 @@ async def _is_direct(url: str) -> bool:
         await connection.close()
 
 
+async def _reach(*arguments: Any, **options: Any) -> asyncpg.Connection:
+    """``asyncpg.connect``, whose refusal is the database's: an OSError could be a full disk's or a model's."""
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except OSError as error:
+        raise asyncpg.ClientCannotConnectError("The database can't be reached.") from error
+
+
 async def open_pool(url: str, *, size: int, application_name: str) -> asyncpg.Pool:
     """A pool that works behind a transaction pooler, too: it keeps no statement there."""
     return await asyncpg.create_pool(
         url,
         min_size=1,
         max_size=size,
+        connect=_reach,
         statement_cache_size=100 if await _is_direct(url) else 0,
         init=_prepare,
         reset=_leave_as_is,

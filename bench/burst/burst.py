@@ -6,9 +6,9 @@
 - The others' end-to-end time, from their upload to their persisted findings, beside the heavy patient and alone.
 - What the four services use while they wait for documents.
 
-Digital PDFs of one page. One document has gone through each connection before, so that connections and services are as
-those of an API gateway and a service that have run for a while: a new connection's plans take 15 ms. Everything, Postgres,
-services, endpoint and 1,500 users, is on this machine.
+Digital PDFs of one page. One document has gone through each connection before, so that connections and services are
+as those of a gateway and a service that have run for a while: a new connection's plans take 15 ms. Everything,
+Postgres, services, endpoint and 1,500 users, is on this machine.
 """
 
 import asyncio

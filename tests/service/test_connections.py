@@ -268,6 +268,46 @@ async def test_nothing_is_lost_or_doubled_when_postgres_dies_under_workers(
     await owner.close()
 
 
+async def test_a_handler_whom_a_restarting_postgres_refuses_spends_no_attempt(
+    own_server: EmbeddedPostgres,
+) -> None:
+    database = Database(own_server.ensure_started().admin_url, f"test_{uuid4().hex[:12]}")
+    admin = await connect(database.admin_url, application_name="test")
+    await admin.execute(f"create database {database.name} template {TEMPLATE} owner {OWNER}")
+    await admin.close()
+    owner = await database.connect()
+    await make_probe_type(owner)
+    asked = await open_pool(database.url(ROLE), size=1, application_name="test")
+    in_hand, away, refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(_: int) -> None:
+        in_hand.set()
+        await away.wait()
+        try:
+            await asked.fetchval("select 1")
+        except asyncpg.PostgresError:
+            refused.set()
+            raise
+
+    async with running_worker(database.url(ROLE), work=work, poll_seconds=0.5, lease_seconds=3):
+        await enqueue_probes(owner, range(1))
+        await in_hand.wait()
+        await asyncio.to_thread(own_server.stop, "immediate")
+        owner.terminate()
+        away.set()
+        async with asyncio.timeout(30):
+            await refused.wait()
+        await asyncio.to_thread(own_server.ensure_started)
+        owner = await database.connect()
+        async with asyncio.timeout(60):
+            while not await owner.fetchval(f"select {COMPLETED}", 1):
+                await owner.fetch("select * from chartloom.sweep_expired_leases()")
+                await asyncio.sleep(0.05)
+        assert await owner.fetchval("select retry_count from chartloom.job_archive") == 0
+    await owner.close()
+    await asked.close()
+
+
 # ── the worker dies, or is as good as dead ───────────────────────────────────────────────────────────────────────────
 
 
