@@ -123,6 +123,11 @@ def _look_into(root: Path, folder: Path) -> tuple[list[Path], list[StoredFile]]:
     return folders, files[::-1]
 
 
+async def once(content: bytes) -> AsyncIterator[bytes]:
+    """What is in memory as the chunks that ``put`` takes."""
+    yield content
+
+
 def open_storage(url: str) -> Storage:
     """``file:///absolute/folder`` is the one scheme so far. Raises ConfigurationError for any other."""
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""``python -m services.ocr``: claims ``ocr`` jobs until told to stop."""
+"""``python -m services.ocr``: claims ``ocr`` and ``ocr_pages`` jobs until told to stop."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from shared.storage import open_storage
 from shared.worker import Handler
 
 from .handler import OcrHandler
+from .open_documents import OpenDocuments
 from .reader import DocumentReader
 from .settings import OcrSettings
 
@@ -22,16 +23,29 @@ def main() -> None:
             engine=settings.ocr_engine,
             limits=settings.limits,
             tesseract_command=settings.tesseract_command,
+            with_images=settings.ocr_page_images,
         )
     except ConfigurationError as error:
         exit_misconfigured(error)
 
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
-        ocr = OcrHandler(pool=runtime.pool, storage=storage, reader=reader, max_bytes=settings.limits.max_bytes)
-        return [ocr.handler()]
+        documents = OpenDocuments(
+            storage=storage,
+            reader=reader,
+            max_bytes=settings.limits.max_bytes,
+            limit=settings.worker_concurrency,
+        )
+        runtime.closing.push_async_callback(documents.close)
+        return OcrHandler(pool=runtime.pool, storage=storage, documents=documents).handlers()
 
     run_worker(
-        "ocr", settings, ["ocr"], build, details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer}
+        "ocr",
+        settings,
+        ["ocr", "ocr_pages"],
+        build,
+        details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer},
+        # Short documents go on while a long one is read, and the other way round.
+        take_turns=True,
     )
 
 

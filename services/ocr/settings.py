@@ -16,6 +16,7 @@ class OcrSettings(ServiceSettings):
         default="pypdfium2", description="pypdfium2, or pdf2image where poppler is installed."
     )
     tesseract_command: str | None = Field(default=None, description="The tesseract that pytesseract runs.")
+    ocr_page_images: bool = Field(default=True, description="Whether page images are kept for review.")
     ocr_max_megabytes: int = Field(default=50, ge=1, le=2000, description="Larger files are refused.")
     ocr_max_pages: int = Field(default=500, ge=1, le=10_000, description="Longer documents are refused.")
 
