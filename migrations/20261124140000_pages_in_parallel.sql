@@ -384,6 +384,118 @@ begin
 end
 $$;
 
+-- -- Page images ----------------------------------------------------------------------------------------------------------
+
+-- Nobody else's path, and always the same one for a page.
+alter table public.ocr_pages add constraint image_path_is_its_own check (
+    image_path = patient_id::text || '/pages/' || run_id::text || '/' || page::text || '.jpg'
+) not valid;
+
+-- Whether a stored file is the image of a page that the caller may see.
+create function chartloom.is_page_image(p_path text) returns boolean
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    if p_path !~ '^[0-9a-f-]{36}/pages/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/[0-9]{1,6}[.]jpg$' then
+        return false;
+    end if;
+    return exists (
+        select from public.ocr_pages
+        where run_id = split_part(p_path, '/', 3)::uuid
+            and page = split_part(split_part(p_path, '/', 4), '.', 1)::integer and image_path = p_path
+    );
+end
+$$;
+
+-- Whoever may read the page may read its image; nobody but the service puts one.
+drop policy chartloom_read_accessible on storage.objects;
+create policy chartloom_read_accessible on storage.objects for select to authenticated
+using (
+    bucket_id = 'records'
+    and (
+        name in (
+            select f.storage_path from public.shell_files as f
+            where f.storage_path = objects.name and f.patient_id in (select chartloom.accessible_profiles('read'))
+        )
+        or chartloom.is_page_image(name)
+    )
+);
+
+-- As before; the image of a page is no unknown file.
+create or replace function chartloom.note_unknown_files(p_paths text[], p_sizes bigint[], p_grace_seconds double precision)
+returns table (storage_path text, is_expired boolean)
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := chartloom.clock();
+begin
+    return query
+    with stored as (
+        select u.path, u.size_bytes,
+            case
+                when u.path ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/'
+                    then split_part(u.path, '/', 1)::uuid
+            end as patient_id
+        from unnest(p_paths, p_sizes) as u (path, size_bytes)
+    )
+    insert into chartloom.storage_findings as s (storage_path, kind, patient_id, size_bytes, found_at, seen_at)
+    select t.path, 'row_missing', t.patient_id, t.size_bytes, v_now, v_now from stored as t
+    where not exists (select from public.shell_files as f where f.storage_path = t.path)
+        and not chartloom.is_page_image(t.path)
+        and not exists (
+            select from chartloom.erasures as e where e.patient_id = t.patient_id and e.files_erased_at is null
+        )
+    order by t.path
+    on conflict (storage_path) do update
+    set kind = 'row_missing', shell_file_id = null, size_bytes = excluded.size_bytes, seen_at = v_now,
+        found_at = case when s.kind = 'row_missing' then s.found_at else v_now end
+    returning s.storage_path, s.found_at <= v_now - make_interval(secs => p_grace_seconds);
+    delete from chartloom.storage_findings where storage_path in (
+        select s.storage_path from chartloom.storage_findings as s
+        where s.storage_path = any(p_paths) and s.kind = 'row_missing' and (
+            exists (select from public.shell_files as f where f.storage_path = s.storage_path)
+            or chartloom.is_page_image(s.storage_path)
+        )
+        order by s.storage_path for update of s skip locked
+    );
+end
+$$;
+
+-- As before, likewise.
+create or replace function chartloom.release_unknown_file(p_storage_path text, p_grace_seconds double precision) returns boolean
+language plpgsql volatile security definer
+set search_path = ''
+as $$
+declare
+    v_finding chartloom.storage_findings;
+begin
+    select * into v_finding from chartloom.storage_findings
+    where storage_path = p_storage_path and kind = 'row_missing'
+        and found_at <= chartloom.clock() - make_interval(secs => p_grace_seconds)
+    for update skip locked;
+    if not found then
+        return false;
+    end if;
+    perform from public.user_profiles where id = v_finding.patient_id for update skip locked;
+    if not found and exists (select from public.user_profiles where id = v_finding.patient_id) then
+        return false;
+    end if;
+    if exists (select from public.shell_files where storage_path = p_storage_path)
+        or chartloom.is_page_image(p_storage_path) then
+        return false;
+    end if;
+    delete from chartloom.storage_findings where storage_path = p_storage_path;
+    if v_finding.patient_id is not null then
+        perform chartloom.log_audit_event('delete', 'storage', v_finding.patient_id, '{}');
+    end if;
+    return true;
+end
+$$;
+
 -- Postgres lets everybody execute a new function; these are only for whom they are granted to.
 revoke execute on all functions in schema chartloom from public;
 grant execute on function chartloom.missing_pages(bigint, uuid, integer) to chartloom_ocr;
+grant execute on function chartloom.is_page_image(text) to authenticated;
