@@ -49,8 +49,7 @@ async def _find(connection: asyncpg.Connection, wanted: str) -> UUID:
         document = UUID(wanted)
     except ValueError:
         try:
-            with Path(wanted).open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = await asyncio.to_thread(_sha256, Path(wanted))
         except OSError as error:
             raise ConfigurationError(
                 "file_unreadable", f"{wanted}: no document's id, and no file that can be read ({error.strerror})."
@@ -63,6 +62,11 @@ async def _find(connection: asyncpg.Connection, wanted: str) -> UUID:
     if found is None:
         raise ConfigurationError("document_unknown", "There is no such document here: process it first.")
     return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _read(connection: asyncpg.Connection, storage: Storage, document: UUID) -> AsyncIterator[ReadPage]:

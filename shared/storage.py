@@ -1,4 +1,4 @@
-"""Where files are: one interface, a local folder or Supabase Storage behind it. Paths are ids and hashes, never user text."""
+"""Where files are: one interface, a folder or Supabase Storage behind it. Paths are ids and hashes, never user text."""
 
 import asyncio
 import contextlib

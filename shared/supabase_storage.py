@@ -7,7 +7,7 @@ the package's own client, 45 MB that nothing here calls.
 import json
 import logging
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -132,9 +132,9 @@ class SupabaseStorage:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _remove(self, paths: list[str]) -> None:
+    async def _remove(self, paths: Sequence[str]) -> None:
         try:
-            await self._bucket.remove(paths)
+            await self._bucket.remove(list(paths))
         except (StorageApiError, httpx.TransportError) as error:
             if _status(error) != 404:
                 _fail(error)

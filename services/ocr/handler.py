@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+import structlog
 
 from shared.contract.payloads import DocumentPayload, PagesPayload
 from shared.database import Connection
@@ -43,6 +44,7 @@ class OcrHandler:
         self._pool = pool
         self._storage = storage
         self._documents = documents
+        self._log = structlog.get_logger()
 
     def handlers(self) -> list[Handler[Any, Any]]:
         return [
@@ -84,7 +86,9 @@ class OcrHandler:
             for place, number in enumerate(pages, 1):
                 began = time.monotonic()
                 read = await document.read(number)
-                pace.add(time.monotonic() - began)
+                seconds = time.monotonic() - began
+                pace.add(seconds)
+                self._log.debug("page_read", page=number, seconds=round(seconds, 3))
                 _measure(read)
                 reading.pages += 1
                 reading.words += len(read.page.words)

@@ -50,7 +50,9 @@ async def document(owner: asyncpg.Connection, patient: Patient) -> Any:
 
 
 async def status(owner: asyncpg.Connection, document: Any) -> tuple[str, str | None]:
-    row = await owner.fetchrow("select status, processing_error ->> 'code' as code from shell_files where id = $1", document)
+    row = await owner.fetchrow(
+        "select status, processing_error ->> 'code' as code from shell_files where id = $1", document
+    )
     assert row is not None
     return row["status"], row["code"]
 
@@ -78,7 +80,9 @@ async def test_what_follows_ocr_follows_the_last_page_once_whoever_reads_it(
         await worker.close()
 
 
-async def test_a_page_is_kept_once_and_only_by_who_holds_the_job(database: Database, owner: asyncpg.Connection, document: Any) -> None:
+async def test_a_page_is_kept_once_and_only_by_who_holds_the_job(
+    database: Database, owner: asyncpg.Connection, document: Any
+) -> None:
     worker = await database.connect("chartloom_ocr")
     job = await claim(worker, "ocr")
     for text in ("first", "second"):
@@ -131,7 +135,9 @@ async def test_one_patients_long_document_leaves_room_for_everybody_elses(
 ) -> None:
     await hand_out(owner, await claim(owner, "ocr"), read=0)
     other = Patient(*[await owner.fetchval("select gen_random_uuid()") for _ in range(2)])
-    await owner.execute("insert into user_profiles (id, owner_user_id) values ($1, $2)", other.profile_id, other.user_id)
+    await owner.execute(
+        "insert into user_profiles (id, owner_user_id) values ($1, $2)", other.profile_id, other.user_id
+    )
     await upload(owner, other.user_id, other.profile_id, b"another")
     await hand_out(owner, await claim(owner, "ocr"), read=0)
     order = [(await claim(owner, "ocr_pages"))["shell_file_id"] == document for _ in range(6)]
@@ -160,7 +166,9 @@ async def test_children_that_were_lost_are_made_again_and_nothing_is_read_twice(
     assert await following(owner) == ["ai_detect"]
 
 
-async def test_the_same_bytes_are_read_and_paid_for_once(owner: asyncpg.Connection, patient: Patient, document: Any) -> None:
+async def test_the_same_bytes_are_read_and_paid_for_once(
+    owner: asyncpg.Connection, patient: Patient, document: Any
+) -> None:
     job = await claim(owner, "ocr")
     await owner.execute(SAVE, *lease(job), [page("text")])
     for _ in range(2):
@@ -172,7 +180,9 @@ async def test_the_same_bytes_are_read_and_paid_for_once(owner: asyncpg.Connecti
     assert await owner.fetchval("select count(*) from chartloom.document_runs") == 1
 
 
-async def test_the_image_of_a_page_is_read_by_who_may_read_the_page(owner: asyncpg.Connection, patient: Patient, document: Any) -> None:
+async def test_the_image_of_a_page_is_read_by_who_may_read_the_page(
+    owner: asyncpg.Connection, patient: Patient, document: Any
+) -> None:
     job = await claim(owner, "ocr")
     path = f"{patient.profile_id}/pages/{job['payload']['run_id']}/1.jpg"
     with pytest.raises(asyncpg.CheckViolationError):

@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one request instead of its answer. ``cut_after``: so many bytes of the body, then the line breaks."""
+    """What happens to one request instead of its answer. ``cut_after``: the line breaks after so many of its bytes."""
 
     status: int | None = None
     hang: bool = False
@@ -150,10 +150,17 @@ class FakeStorage:
             }
         )
 
-    async def _download(self, request: web.Request) -> web.Response:
+    async def _download(self, request: web.Request) -> web.StreamResponse:
         if (stored := self.files.get(request.match_info["path"])) is None:
             return self._missing()
-        return web.Response(body=stored.content, content_type=stored.mime_type)
+        if len(stored.content) <= MAX_BYTES:
+            return web.Response(body=stored.content, content_type=stored.mime_type)
+        # Piece by piece: what a test finds in memory should be the client's.
+        response = web.StreamResponse(headers={"Content-Length": str(len(stored.content))})
+        await response.prepare(request)
+        for start in range(0, len(stored.content), MAX_BYTES):
+            await response.write(stored.content[start : start + MAX_BYTES])
+        return response
 
     async def _list(self, request: web.Request) -> web.Response:
         asked = await request.json()

