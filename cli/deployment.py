@@ -16,6 +16,7 @@ import asyncpg
 from shared.database import connect
 from shared.errors import ConfigurationError
 from shared.migrate import FOLDER, migrate, pending
+from shared.storage import BUCKET, Storage, open_storage
 
 from .command import command
 from .embedded_postgres import EmbeddedPostgres
@@ -38,6 +39,11 @@ class Deployment:
     storage_url: str
     home: Path
     is_embedded: bool
+
+    def storage(self) -> Storage:
+        """Raises ConfigurationError."""
+        key = os.environ.get("SUPABASE_SERVICE_ROLE_KEY")
+        return open_storage(self.storage_url, key=key, bucket=os.environ.get("STORAGE_BUCKET") or BUCKET)
 
     @asynccontextmanager
     async def owner(self) -> AsyncIterator[asyncpg.Connection]:
@@ -71,7 +77,7 @@ async def open_deployment(migrations: Migrations = "require") -> AsyncIterator[D
     home = home_folder()
     home.mkdir(parents=True, exist_ok=True)
     (home / "storage").mkdir(mode=0o700, exist_ok=True)
-    storage_url = os.environ.get("STORAGE_URL") or (home / "storage").as_uri()
+    storage_url = os.environ.get("STORAGE_URL") or os.environ.get("SUPABASE_URL") or (home / "storage").as_uri()
     if url := os.environ.get("DATABASE_URL"):
         deployment = Deployment(url, dict.fromkeys(SERVICES, url), storage_url, home, is_embedded=False)
         async with deployment.owner() as connection:

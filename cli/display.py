@@ -22,6 +22,8 @@ STAGE_TITLES = {
     "persist": "keep",
 }
 """The pipeline's steps in words. A step that is not named here is shown by its own name."""
+PARTS_OF = {"ocr_pages": "ocr"}
+"""Jobs that are parts of a step, many of them: their number is shown there."""
 
 _MARKS = {
     "pending": ("waiting", "dim"),
@@ -47,11 +49,13 @@ def progress(
         table.add_column(STAGE_TITLES.get(job_type, job_type), no_wrap=True)
     table.add_column("", no_wrap=True)
     for document in submitted:
-        by_type = {stage["job_type"]: stage for stage in stages.get(document.shell_file_id, [])}
+        by_type: dict[str, list[dict[str, Any]]] = {}
+        for stage in stages.get(document.shell_file_id, []):
+            by_type.setdefault(PARTS_OF.get(stage["job_type"], stage["job_type"]), []).append(stage)
         status = statuses.get(document.shell_file_id, "uploading")
         table.add_row(
             Text(Path(document.name).name),
-            *(_cell(by_type.get(job_type)) for job_type in known),
+            *(_cell(by_type.get(job_type, [])) for job_type in known),
             Text(status, _STATUS_STYLE.get(status, "")),
         )
     return table
@@ -59,7 +63,8 @@ def progress(
 
 def stage_line(document: Submitted, stage: Mapping[str, Any]) -> str:
     """One change, for output that is no terminal."""
-    title = STAGE_TITLES.get(stage["job_type"], stage["job_type"])
+    job_type = PARTS_OF.get(stage["job_type"], stage["job_type"])
+    title = STAGE_TITLES.get(job_type, job_type)
     reason = f" ({stage['error_code']})" if stage["error_code"] else ""
     return f"{Path(document.name).name}: {title} {_MARKS[stage['status']][0]}{reason}"
 
@@ -133,9 +138,16 @@ def _details(entity: Mapping[str, Any]) -> str:
     return ", ".join(part for part in (*context, result, taken, *rest, date) if part)
 
 
-def _cell(stage: Mapping[str, Any] | None) -> Text:
-    if stage is None:
+def _cell(stages: list[dict[str, Any]]) -> Text:
+    if not stages:
         return Text("·", "dim")
+    parts = [stage for stage in stages if stage["job_type"] in PARTS_OF]
+    unwell = [stage for stage in parts if stage["error_code"]]
+    done = sum(stage["status"] == "completed" for stage in parts)
+    if parts and not unwell:
+        mark, style = _MARKS["completed" if done == len(parts) else "processing"]
+        return Text(f"{mark} {done}/{len(parts)}", style)
+    stage = unwell[-1] if unwell else stages[-1]
     mark, style = _MARKS[stage["status"]]
     if stage["worked_s"] is not None and stage["status"] in ("completed", "processing"):
         mark = f"{mark} {stage['worked_s']:.1f} s"
@@ -146,4 +158,4 @@ def _cell(stage: Mapping[str, Any] | None) -> Text:
 
 def _unknown_types(stages: Mapping[UUID, list[dict[str, Any]]]) -> list[str]:
     seen = {stage["job_type"] for found in stages.values() for stage in found}
-    return sorted(seen - STAGE_TITLES.keys())
+    return sorted(seen - STAGE_TITLES.keys() - PARTS_OF.keys())

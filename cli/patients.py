@@ -15,10 +15,11 @@ import asyncpg
 import typer
 
 from shared.errors import ConfigurationError, TerminalError, TransientError
-from shared.storage import Storage, open_storage
+from shared.storage import Storage
 
 from .console import err, out, run
 from .deployment import open_deployment
+from .document_export import export_document
 
 app = typer.Typer()
 patient = typer.Typer(help="Everything about one patient: take it along, or erase it.", no_args_is_help=True)
@@ -31,11 +32,27 @@ ERASURE_ATTEMPTS = 20
 
 
 @app.command("export")
-def export_fhir(
-    patient_id: PatientId,
-    fhir: Annotated[Path, typer.Option(help="Write a FHIR R4 Bundle to this file; - is standard output.")],
+def export(
+    patient_id: Annotated[UUID | None, typer.Argument(help="With --fhir: the patient's id.")] = None,
+    fhir: Annotated[
+        Path | None, typer.Option(help="Write the patient's FHIR R4 Bundle to this file; - is standard output.")
+    ] = None,
+    pdf: Annotated[
+        str | None, typer.Option(metavar="FILE_OR_ID", help="A document, by its id or by the file that was uploaded.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="With --pdf: the searchable PDF.")] = None,
 ) -> None:
-    """A patient's current record, for other systems."""
+    """A patient's current record, for other systems; or one document as a searchable PDF."""
+    if patient_id and fhir and not (pdf or output):
+        _export_fhir(patient_id, fhir)
+    elif pdf and output and not (patient_id or fhir):
+        run(export_document(pdf, output))
+    else:
+        err.print("Say PATIENT_ID --fhir FILE, or --pdf FILE_OR_ID -o FILE.", markup=False, highlight=False)
+        raise typer.Exit(2)
+
+
+def _export_fhir(patient_id: UUID, fhir: Path) -> None:
     bundle = run(_fhir_bundle(patient_id))
     if str(fhir) == "-":
         sys.stdout.write(_json(bundle) + "\n")
@@ -89,7 +106,7 @@ async def _export(patient_id: UUID, target: Path) -> Counter[str]:
         with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".chartloom-export-") as scratch:
             folder = Path(scratch) / "patient"
             folder.mkdir(mode=0o700)
-            counts = await write_export(connection, open_storage(deployment.storage_url), patient_id, folder)
+            counts = await write_export(connection, deployment.storage(), patient_id, folder)
             if target.suffix == ".zip":
                 _zip(folder, Path(scratch) / "patient.zip").replace(target)
             else:
@@ -100,7 +117,7 @@ async def _export(patient_id: UUID, target: Path) -> Counter[str]:
 async def write_export(
     connection: asyncpg.Connection, storage: Storage, patient_id: UUID, folder: Path
 ) -> Counter[str]:
-    """Fills an empty folder: ``<table>.jsonl``, ``files/<sha256>``, ``fhir.json``. Returns how many of each.
+    """Fills an empty folder: ``<table>.jsonl``, ``files/<sha256>``, ``files/pages``, ``fhir.json``: how many of each.
 
     Raises TerminalError ``CL007`` where there is no such patient.
     """
@@ -116,8 +133,9 @@ async def write_export(
                     files[table] = opened.enter_context((folder / f"{table}.jsonl").open("w", encoding="utf-8"))
                 files[table].write(_json(contents) + "\n")
                 counts[table] += 1
-                if table == "shell_files":
-                    paths.append(contents["storage_path"])
+                path = contents.get({"shell_files": "storage_path", "ocr_pages": "image_path"}.get(table, ""))
+                if path is not None:
+                    paths.append(path)
         if not counts:
             raise TerminalError("CL007", "patient_id: no such patient")
         bundle = await read_bundle(connection, patient_id)
@@ -127,7 +145,9 @@ async def write_export(
     for path in paths:
         # Announced and never uploaded: the row says so.
         if await storage.stat(path):
-            with (folder / "files" / path.rpartition("/")[2]).open("wb") as file:
+            target = folder / "files" / path.partition("/")[2]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
                 async for chunk in storage.stream(path):
                     file.write(chunk)
             counts["files"] += 1
@@ -160,7 +180,7 @@ def erase_patient(
 
 async def _erase(patient_id: UUID) -> None:
     async with open_deployment() as deployment, deployment.owner() as connection:
-        await erase(connection, open_storage(deployment.storage_url), patient_id)
+        await erase(connection, deployment.storage(), patient_id)
 
 
 async def erase(connection: asyncpg.Connection, storage: Storage, patient_id: UUID) -> None:

@@ -16,7 +16,6 @@ from rich.live import Live
 
 from shared.errors import ConfigurationError
 from shared.service import VERSION
-from shared.storage import open_storage
 from shared.telemetry import configure_telemetry, flush_telemetry
 
 from . import display, documents
@@ -65,7 +64,7 @@ async def _submit_and_watch(
     deployment: Deployment, request: Request, err: Console, interrupted: asyncio.Event
 ) -> tuple[list[dict[str, Any]], bool]:
     supervisor = Supervisor(deployment)
-    storage = open_storage(deployment.storage_url)
+    storage = deployment.storage()
     async with deployment.owner() as connection:
         if supervisor.acquire():
             supervisor.start()
@@ -124,7 +123,8 @@ class _Watch:
         for document in self._submitted:
             for stage in stages[document.shell_file_id]:
                 change = (stage["job_id"], stage["status"])
-                if change not in self._told and stage["status"] != "pending":
+                is_news = stage["error_code"] if stage["job_type"] in display.PARTS_OF else stage["status"] != "pending"
+                if change not in self._told and is_news:
                     self._told.add(change)
                     self._err.print(display.stage_line(document, stage), highlight=False, markup=False)
 

@@ -89,6 +89,34 @@ async def complete_job(
     return following
 
 
+async def fan_out_job(
+    connection: Connection,
+    job: ClaimedJob,
+    *,
+    child_type: str,
+    payloads: Sequence[dict[str, Any]],
+    result: dict[str, Any] | None,
+    traceparent: str | None,
+) -> list[int]:
+    """Completes the job into children: their ids. What follows its type follows the last of them to complete.
+
+    Raises LeaseLostError, JobCancelledError.
+    """
+    try:
+        rows = await connection.fetch(
+            "select chartloom.fan_out_job($1, $2, $3, $4, null, $5, $6) as id",
+            job.job_id,
+            job.lease_token,
+            child_type,
+            list(payloads),
+            result,
+            traceparent,
+        )
+    except asyncpg.PostgresError as error:
+        raise translate(error) from error
+    return [row["id"] for row in rows]
+
+
 async def complete_jobs(
     connection: Connection, completed: Sequence[tuple[ClaimedJob, dict[str, Any]]]
 ) -> dict[int, str]:

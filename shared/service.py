@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +50,8 @@ class Runtime:
     settings: ServiceSettings
     pool: asyncpg.Pool
     listener: Listener
+    closing: AsyncExitStack
+    """What is pushed here ends with the service, before its pool does."""
 
 
 def run_worker(
@@ -59,10 +61,12 @@ def run_worker(
     build: Callable[[Runtime], list[Handler[Any, Any]]],
     *,
     details: Mapping[str, Any],
+    take_turns: bool = False,
 ) -> None:
     """Runs a job service until SIGTERM or SIGINT.
 
-    It claims ``job_types`` in the order given. ``details`` (model, engine) is shown with the worker.
+    It claims ``job_types`` in the order given; with ``take_turns``, another of them comes first after each claim, so
+    that none starves. ``details`` (model, engine) is shown with the worker.
     """
 
     def build_worker(runtime: Runtime) -> Loop:
@@ -75,6 +79,7 @@ def run_worker(
             listener=runtime.listener,
             handlers={job_type: handlers[job_type] for job_type in job_types},
             details=details,
+            take_turns=take_turns,
         )
 
     run_service(service, settings, topics=job_types, build=build_worker)
@@ -97,12 +102,12 @@ def run_service(
 
 async def _serve(service: str, settings: ServiceSettings, topics: list[str], build: Callable[[Runtime], Loop]) -> None:
     log = structlog.get_logger()
-    async with _open_pool(service, settings) as pool:
+    async with _open_pool(service, settings) as pool, AsyncExitStack() as closing:
         _measure_pool(pool)
         listener = Listener(
             listen_url=settings.listen_url, pool=pool, topics=topics, application_name=f"chartloom {service}"
         )
-        loop = build(Runtime(service=service, settings=settings, pool=pool, listener=listener))
+        loop = build(Runtime(service=service, settings=settings, pool=pool, listener=listener, closing=closing))
         health = HealthServer(host=settings.health_host, port=settings.port, live=loop.live, ready=loop.ready)
         port = await health.start()
 

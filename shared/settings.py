@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .storage import BUCKET, Storage, open_storage
 
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: a restart will not help."""
@@ -39,6 +40,20 @@ class ServiceSettings(BaseSettings):
     @property
     def listen_url(self) -> str:
         return (self.listen_database_url or self.database_url).get_secret_value()
+
+
+class StorageSettings(ServiceSettings):
+    """What a service takes, besides, that reads and writes files."""
+
+    supabase_service_role_key: SecretStr | None = Field(
+        default=None, description="For Supabase Storage: the service key, which is not bound by policies."
+    )
+    storage_bucket: str = Field(default=BUCKET, description="The bucket there.")
+
+    def open_storage(self, url: str) -> Storage:
+        """Raises ConfigurationError."""
+        key = self.supabase_service_role_key
+        return open_storage(url, key=key.get_secret_value() if key else None, bucket=self.storage_bucket)
 
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -1,4 +1,4 @@
-"""Where files are: one interface, a local folder behind it. Paths are keys of three or four parts, never user text."""
+"""Where files are: one interface, a folder or Supabase Storage behind it. Paths are ids and hashes, never user text."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 from .errors import ConfigurationError, TerminalError
 
 CHUNK_BYTES = 1 << 20
+BUCKET = "records"
+"""Made by the migrations, with the policies of who may put and read there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Storage(Protocol):
 
     async def delete_all(self, prefix: str) -> None:
         """Removes every file under a prefix, those that were never wholly written among them."""
+
+    async def upload_url(self, path: str) -> str | None:
+        """Where a client may PUT this one file without a key, for two hours; None where there is no such way."""
+
+    async def close(self) -> None:
+        """Lets go of connections; nothing is asked of it after that."""
 
 
 class LocalStorage:
@@ -90,7 +98,7 @@ class LocalStorage:
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         target = self._resolve(path)
         if not target.is_file():
-            raise TerminalError("stored_file_missing", "The uploaded file is not in storage: upload it again.")
+            raise missing_file()
         with target.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
@@ -102,6 +110,16 @@ class LocalStorage:
         folder = self._resolve(prefix)
         if folder.is_dir():
             await asyncio.to_thread(shutil.rmtree, folder)
+
+    async def upload_url(self, path: str) -> str | None:
+        return None
+
+    async def close(self) -> None:
+        """A folder holds none."""
+
+
+def missing_file() -> TerminalError:
+    return TerminalError("stored_file_missing", "The uploaded file is not in storage: upload it again.")
 
 
 def _describe(root: Path, target: Path) -> StoredFile:
@@ -123,11 +141,27 @@ def _look_into(root: Path, folder: Path) -> tuple[list[Path], list[StoredFile]]:
     return folders, files[::-1]
 
 
-def open_storage(url: str) -> Storage:
-    """``file:///absolute/folder`` is the one scheme so far. Raises ConfigurationError for any other."""
+async def once(content: bytes) -> AsyncIterator[bytes]:
+    """What is in memory as the chunks that ``put`` takes."""
+    yield content
+
+
+def open_storage(url: str, *, key: str | None = None, bucket: str = BUCKET) -> Storage:
+    """``file:///absolute/folder``, or the address of a Supabase project and its service key.
+
+    Raises ConfigurationError.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path:
         return LocalStorage(Path(unquote(parts.path)))
+    if parts.scheme in ("http", "https") and parts.netloc and parts.path in ("", "/"):
+        if not key:
+            raise ConfigurationError(
+                "storage_key_missing", "SUPABASE_SERVICE_ROLE_KEY: Supabase Storage is reached with the service key."
+            )
+        from .supabase_storage import SupabaseStorage  # noqa: PLC0415 - 20 MB, for where it is used only
+
+        return SupabaseStorage(url, key=key, bucket=bucket)
     raise ConfigurationError(
-        "storage_url_unsupported", "STORAGE_URL must look like file:///absolute/folder; no other scheme is supported."
+        "storage_url_unsupported", "STORAGE_URL must look like file:///absolute/folder or https://PROJECT.supabase.co."
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,6 +79,15 @@ _queue_times = {
 
 
 @dataclass(frozen=True)
+class FanOut:
+    """What ``store`` returns where the rest of the work is for children: what follows the job waits for all of them."""
+
+    child_type: str
+    payloads: Sequence[dict[str, Any]]
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Handler(Generic[P, R]):
     """What a service does for one type of job.
 
@@ -89,7 +98,7 @@ class Handler(Generic[P, R]):
     job_type: str
     payload: type[P]
     work: Callable[[ClaimedJob, P], Awaitable[R]]
-    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any]]] | None = None
+    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any] | FanOut]] | None = None
     """Returns the job's own small result (counts, timings) for its row. None: what ``work`` returns is all of it."""
 
 
@@ -133,6 +142,7 @@ class Worker:
         listener: Listener,
         handlers: Mapping[str, Handler[Any, Any]],
         details: Mapping[str, Any],
+        take_turns: bool = False,
     ) -> None:
         self._service = service
         self._version = version
@@ -140,6 +150,8 @@ class Worker:
         self._pool = pool
         self._listener = listener
         self._handlers = handlers
+        self._claim_order = deque(handlers)
+        self._take_turns = take_turns
         self._details = dict(details)
         # By lease token: after a pause this process may claim again the very job that it still works on.
         self._running: dict[UUID, _Attempt] = {}
@@ -285,7 +297,7 @@ class Worker:
                 claimed = await jobs.claim_jobs(
                     connection,
                     worker_id=self._settings.worker_id,
-                    job_types=list(self._handlers),
+                    job_types=list(self._claim_order),
                     limit=room,
                     lease_seconds=self._settings.lease_seconds,
                 )
@@ -293,6 +305,8 @@ class Worker:
                 await self._pool.release(connection)
         if not claimed:
             return False
+        if self._take_turns:
+            self._claim_order.rotate(-1)
         self._claimed_at = time.monotonic()
         self._give_up_earlier_attempts({job.job_id for job in claimed})
         self._idle.clear()
@@ -535,6 +549,18 @@ class Worker:
                     summary = await handler.store(connection, job, result) if handler.store else result
                 except asyncpg.PostgresError as error:
                     raise translate(error) from error
+                if isinstance(summary, FanOut):
+                    with message_span("send", summary.child_type, SpanKind.PRODUCER, **_ids(job)) as send:
+                        sent = await jobs.fan_out_job(
+                            connection,
+                            job,
+                            child_type=summary.child_type,
+                            payloads=summary.payloads,
+                            result=summary.result,
+                            traceparent=traceparent_of(send),
+                        )
+                        send.set_attribute("messaging.batch.message_count", len(sent))
+                    return "completed"
                 if not follow_up:
                     await jobs.complete_job(connection, job, result=summary, traceparent=None)
                     return "completed"

@@ -265,6 +265,7 @@ class Persister:
         assert self._handler.store is not None
         async with connection.transaction():
             summary = await self._handler.store(connection, job, rows)
+            assert isinstance(summary, dict)
             await complete_job(connection, job, result=summary, traceparent=None)
 
 

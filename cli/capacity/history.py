@@ -25,6 +25,8 @@ cross join lateral (
 ) as p
 left join public.ai_pass_results as a on a.run_id = r.id and j.job_type = 'ai_' || a.pass
 where j.status = 'completed' and j.retry_count = 0 and j.lease_losses = 0 and j.job_type = any($1)
+    -- What handed its pages to others took less time than they do.
+    and not (j.job_type = 'ocr' and j.result ? 'jobs')
 order by j.id desc limit $2
 """
 

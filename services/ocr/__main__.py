@@ -1,37 +1,69 @@
-"""``python -m services.ocr``: claims ``ocr`` jobs until told to stop."""
+"""``python -m services.ocr``: claims ``ocr`` and ``ocr_pages`` jobs until told to stop."""
 
 from typing import Any
 
 from shared.errors import ConfigurationError
 from shared.service import Runtime, run_worker
 from shared.settings import exit_misconfigured, load_settings
-from shared.storage import open_storage
 from shared.worker import Handler
 
 from .handler import OcrHandler
+from .open_documents import OpenDocuments
+from .rate_limit import RateLimited
 from .reader import DocumentReader
+from .remote import RemoteEngine
 from .settings import OcrSettings
 
 
 def main() -> None:
     try:
         settings = load_settings(OcrSettings)
-        storage = open_storage(settings.storage_url)
+        storage = settings.open_storage(settings.storage_url)
+        remote = open_remote(settings)
+    except ConfigurationError as error:
+        exit_misconfigured(error)
+
+    def build(runtime: Runtime) -> list[Handler[Any, Any]]:
         reader = DocumentReader(
             renderer=settings.ocr_renderer,
             engine=settings.ocr_engine,
             limits=settings.limits,
             tesseract_command=settings.tesseract_command,
+            remote=RateLimited(remote, pool=runtime.pool, key=settings.ocr_engine) if remote else None,
+            with_images=settings.ocr_page_images,
         )
-    except ConfigurationError as error:
-        exit_misconfigured(error)
-
-    def build(runtime: Runtime) -> list[Handler[Any, Any]]:
-        ocr = OcrHandler(pool=runtime.pool, storage=storage, reader=reader, max_bytes=settings.limits.max_bytes)
-        return [ocr.handler()]
+        documents = OpenDocuments(
+            storage=storage,
+            reader=reader,
+            max_bytes=settings.limits.max_bytes,
+            limit=settings.worker_concurrency,
+        )
+        runtime.closing.push_async_callback(storage.close)
+        runtime.closing.push_async_callback(documents.close)
+        return OcrHandler(pool=runtime.pool, storage=storage, documents=documents).handlers()
 
     run_worker(
-        "ocr", settings, ["ocr"], build, details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer}
+        "ocr",
+        settings,
+        ["ocr", "ocr_pages"],
+        build,
+        details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer},
+        # Short documents go on while a long one is read, and the other way round.
+        take_turns=True,
+    )
+
+
+def open_remote(settings: OcrSettings) -> RemoteEngine | None:
+    """The engine that is asked over the network, where the configured one is such. Raises ConfigurationError."""
+    if settings.ocr_engine != "google":
+        return None
+    from .google_vision import GoogleVision  # noqa: PLC0415 - 45 MB and a second, for where it is configured
+
+    key = settings.google_cloud_api_key
+    return GoogleVision(
+        api_key=key.get_secret_value() if key else None,
+        credentials_file=settings.google_application_credentials,
+        endpoint=settings.google_vision_endpoint,
     )
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from PIL import Image
+
 from shared.contract.pages import Page
 
 from .file_kind import recognise_kind
@@ -9,20 +11,33 @@ from .limits import ReaderLimits
 from .page_protocol import Engine, Renderer
 from .page_text import build_page_text
 from .plain_text import read_plain_text
-from .recognise import Recogniser, make_recogniser
+from .recognise import AskParent, Recogniser, make_recogniser
 from .refusal import Refusal
-from .render import ImagePages, Pages, PdfPages
+from .render import ImagePages, Pages, PdfPages, to_jpeg
 from .text_layer import read_text_layer, turn_upright
 from .upright import has_ink, read_upright
+
+IMAGE_QUALITY = 60
+"""Enough to read it by eye; an engine gets better."""
 
 
 class Document:
     """An opened document. Raises ``Refusal`` on opening and on reading a page."""
 
     def __init__(
-        self, path: Path, *, renderer: Renderer, engine: Engine, tesseract_command: str | None, limits: ReaderLimits
+        self,
+        path: Path,
+        *,
+        renderer: Renderer,
+        engine: Engine,
+        tesseract_command: str | None,
+        limits: ReaderLimits,
+        ask: AskParent | None = None,
     ) -> None:
+        """``ask`` is for engines that only the parent can reach."""
         self._path = path
+        self._ask = ask
+        self._upright: tuple[int, Image.Image] | None = None
         self._limits = limits
         self._engine = engine
         self._command = tesseract_command
@@ -45,8 +60,21 @@ class Document:
             return page
         return self._from_image(self._pages, number)
 
+    def image(self, number: int) -> bytes | None:
+        """The upright page that the boxes of its words refer to, as a grey JPEG; None for plain text.
+
+        Of the page that was read last it is at hand. 15 ms and 0.5 MB for A4 at 300 dpi, where WebP takes 150.
+        """
+        if self._pages is None:
+            return None
+        if self._upright is None or self._upright[0] != number:
+            assert isinstance(self._pages, PdfPages)
+            self._upright = (number, self._pages.show(number))
+        return to_jpeg(self._upright[1], IMAGE_QUALITY)
+
     def _from_image(self, pages: Pages, number: int) -> Page:
         grey, dpi = pages.render(number)
+        self._upright = (number, grey)
         if not has_ink(grey, dpi):
             return Page(
                 page=number,
@@ -59,8 +87,9 @@ class Document:
                 engine_version=pages.engine_version,
             )
         if self._recogniser is None:  # a digital document never loads the models: 0.06 s and 40 MB
-            self._recogniser = make_recogniser(self._engine, self._command)
+            self._recogniser = make_recogniser(self._engine, self._command, self._ask)
         upright = read_upright(grey, dpi, self._recogniser)
+        self._upright = (number, upright.grey)
         text, words = build_page_text(upright.recognised.blocks, *upright.grey.size)
         return Page(
             page=number,

@@ -1,22 +1,25 @@
-"""What happens to one ``ocr`` job: fetch the upload, check that it is what was announced, read its pages, keep them."""
+"""What happens to one job: the upload is fetched and opened, its missing pages are read, each is kept as it is read."""
 
-import hashlib
-import tempfile
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+import structlog
 
-from shared.contract.pages import Page
-from shared.contract.payloads import DocumentPayload
+from shared.contract.payloads import DocumentPayload, PagesPayload
 from shared.database import Connection
 from shared.errors import TerminalError
 from shared.jobs import ClaimedJob
 from shared.storage import Storage
 from shared.telemetry import meter
-from shared.worker import Handler, report_progress
+from shared.worker import FanOut, Handler, report_progress
 
-from .reader import DocumentReader
+from .hand_out import Pace
+from .keeping import PageKeeper, save_pages
+from .open_documents import KeptDocument, OpenDocuments, Upload
+from .page_protocol import PageRead
 
 _pages_read = meter.create_counter("chartloom_ocr_pages", description="Pages read, by where their text came from.")
 _confidence = meter.create_histogram(
@@ -24,56 +27,93 @@ _confidence = meter.create_histogram(
 )
 
 
-class OcrHandler:
-    """Reads uploads. ``pool`` answers one question a job: which file, and what it should hash to."""
+@dataclass
+class Reading:
+    """What one attempt has read. ``rest`` is written in the transaction that completes the job."""
 
-    def __init__(self, *, pool: asyncpg.Pool, storage: Storage, reader: DocumentReader, max_bytes: int) -> None:
+    pages: int = 0
+    words: int = 0
+    rest: list[dict[str, Any]] = field(default_factory=list)
+    handed_out: list[tuple[int, int]] = field(default_factory=list)
+
+
+class OcrHandler:
+    """Reads uploads. ``pool`` answers which file it is and which pages are missing, and keeps what was read."""
+
+    def __init__(self, *, pool: asyncpg.Pool, storage: Storage, documents: OpenDocuments) -> None:
         self._pool = pool
         self._storage = storage
-        self._reader = reader
-        self._max_bytes = max_bytes
+        self._documents = documents
+        self._log = structlog.get_logger()
 
-    def handler(self) -> Handler[DocumentPayload, list[Page]]:
-        return Handler(job_type="ocr", payload=DocumentPayload, work=self.read_document, store=save_pages)
+    def handlers(self) -> list[Handler[Any, Any]]:
+        return [
+            Handler(job_type="ocr", payload=DocumentPayload, work=self.read_document, store=finish),
+            Handler(job_type="ocr_pages", payload=PagesPayload, work=self.read_range, store=finish),
+        ]
 
-    async def read_document(self, job: ClaimedJob, _: DocumentPayload) -> list[Page]:
+    async def read_document(self, job: ClaimedJob, _: DocumentPayload) -> Reading:
+        """The pages that are missing; those of a long document are handed out, once it is known how long they take."""
+        upload = await self._upload(job)
+        async with self._documents.borrow(upload) as document:
+            return await self._read(job, upload, document, await self._missing(job, document), may_hand_out=True)
+
+    async def read_range(self, job: ClaimedJob, payload: PagesPayload) -> Reading:
+        upload = await self._upload(job)
+        async with self._documents.borrow(upload) as document:
+            wanted = range(payload.first_page, payload.last_page + 1)
+            missing = [number for number in await self._missing(job, document) if number in wanted]
+            return await self._read(job, upload, document, missing, may_hand_out=False)
+
+    async def _upload(self, job: ClaimedJob) -> Upload:
         upload = await self._pool.fetchrow("select * from chartloom.read_upload($1, $2)", job.job_id, job.lease_token)
         if upload is None:
             raise TerminalError("upload_missing", "The document has no upload.")
-        with tempfile.TemporaryDirectory(prefix="chartloom-ocr-") as folder:
-            path = Path(folder) / "upload"
-            digest = await self._download(upload["storage_path"], path)
-            if digest != upload["sha256"]:
-                raise TerminalError("checksum_mismatch", "The stored file is not the one announced: upload it again.")
-            pages = await self._reader.read(path, on_page=lambda done, total: report_progress(done / total))
-        for page in pages:
-            _pages_read.add(1, {"text_source": page.text_source})
-            if page.words and page.text_source == "ocr":
-                _confidence.record(sum(word.confidence for word in page.words) / len(page.words))
-        return pages
+        return Upload(upload["storage_path"], upload["sha256"])
 
-    async def _download(self, storage_path: str, target: Path) -> str:
-        """Streams to disk, no further than the limit. Returns the SHA-256."""
-        digest = hashlib.sha256()
-        size = 0
-        with target.open("wb") as file:
-            async for chunk in self._storage.stream(storage_path):
-                size += len(chunk)
-                if size > self._max_bytes:
-                    raise TerminalError(
-                        "file_too_large",
-                        f"The file is larger than {self._max_bytes // 2**20} MB: split it and upload the parts.",
-                    )
-                digest.update(chunk)
-                file.write(chunk)
-        return digest.hexdigest()
+    async def _missing(self, job: ClaimedJob, document: KeptDocument) -> list[int]:
+        missing: list[int] = await self._pool.fetchval(
+            "select chartloom.missing_pages($1, $2, $3)", job.job_id, job.lease_token, await document.open()
+        )
+        return missing
+
+    async def _read(
+        self, job: ClaimedJob, upload: Upload, document: KeptDocument, pages: Sequence[int], *, may_hand_out: bool
+    ) -> Reading:
+        reading = Reading()
+        pace = Pace()
+        async with PageKeeper(self._pool, self._storage, job, upload) as keeper:
+            for place, number in enumerate(pages, 1):
+                began = time.monotonic()
+                read = await document.read(number)
+                seconds = time.monotonic() - began
+                pace.add(seconds)
+                self._log.debug("page_read", page=number, seconds=round(seconds, 3))
+                _measure(read)
+                reading.pages += 1
+                reading.words += len(read.page.words)
+                await keeper.add(read)
+                report_progress(place / len(pages))
+                left = pages[place:]
+                if may_hand_out and pace.is_worth_handing_out(len(left)):
+                    reading.handed_out = pace.divide(left)
+                    break
+            reading.rest = await keeper.rest()
+        return reading
 
 
-async def save_pages(connection: Connection, job: ClaimedJob, pages: list[Page]) -> dict[str, Any]:
-    saved = await connection.fetchval(
-        "select chartloom.save_ocr_pages($1, $2, $3)",
-        job.job_id,
-        job.lease_token,
-        [page.model_dump(mode="json") for page in pages],
-    )
-    return {"pages": saved, "words": sum(len(page.words) for page in pages)}
+def _measure(read: PageRead) -> None:
+    page = read.page
+    _pages_read.add(1, {"text_source": page.text_source})
+    if page.words and page.text_source == "ocr":
+        _confidence.record(sum(word.confidence for word in page.words) / len(page.words))
+
+
+async def finish(connection: Connection, job: ClaimedJob, reading: Reading) -> dict[str, Any] | FanOut:
+    if reading.rest:
+        await save_pages(connection, job, reading.rest)
+    result = {"pages": reading.pages, "words": reading.words}
+    if not reading.handed_out:
+        return result
+    payloads = [{**job.payload, "first_page": first, "last_page": last} for first, last in reading.handed_out]
+    return FanOut("ocr_pages", payloads, {**result, "jobs": len(payloads)})

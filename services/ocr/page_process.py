@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .document import Document
-from .page_protocol import HEADER, MAX_FRAME_BYTES, Open, Opened, PageRead, Read, Refused, request_adapter, to_frame
+from .page_protocol import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    Open,
+    Opened,
+    PageRead,
+    Read,
+    Recognise,
+    Refused,
+    Words,
+    request_adapter,
+    to_frame,
+)
 from .refusal import Refusal
 
 _PR_SET_PDEATHSIG = 1
@@ -32,6 +44,15 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until the parent closes or something is refused."""
     document: Document | None = None
     page_seconds = 0.0
+
+    def ask_parent(question: Recognise) -> Words:
+        replies.write(to_frame(question))
+        replies.flush()
+        answer = _next_request(requests)
+        if not isinstance(answer, Words):
+            sys.exit(1)  # it has no answer, and will not have another question
+        return answer
+
     while (request := _next_request(requests)) is not None:
         try:
             if isinstance(request, Open):
@@ -43,12 +64,16 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
                     engine=request.engine,
                     tesseract_command=request.tesseract_command,
                     limits=request.limits,
+                    ask=ask_parent,
                 )
                 reply = to_frame(Opened(pages=document.count))
             else:
                 assert document is not None
+                assert isinstance(request, Read)
                 _limit_processor_time(page_seconds)
-                reply = to_frame(PageRead(page=document.read(request.page)))
+                page = document.read(request.page)
+                image = document.image(request.page) if request.with_image else None
+                reply = to_frame(PageRead(page=page, image=image))
         except Refusal as refusal:
             reply = to_frame(Refused(code=refusal.code))
         except MemoryError:
@@ -57,7 +82,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         replies.flush()
 
 
-def _next_request(requests: BinaryIO) -> Open | Read | None:
+def _next_request(requests: BinaryIO) -> Open | Read | Words | None:
     header = requests.read(HEADER.size)
     if len(header) < HEADER.size:
         return None

@@ -3,20 +3,27 @@
 import struct
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from shared.contract.base import Row
 from shared.contract.pages import Page
 
 from .limits import ReaderLimits
+from .page_text import ReadWord
 from .refusal import RefusalCode
 
 Renderer = Literal["pypdfium2", "pdf2image"]
-Engine = Literal["tesserocr", "pytesseract"]
+Engine = Literal["tesserocr", "pytesseract", "google"]
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 """A dense page of 1 500 words is 0.2 MB. The dearest plain text, 0.5 MiB of one-letter words, is 30 MB."""
+
+
+class _WithBytes(Row):
+    """Bytes are base64 in the JSON."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class Open(Row):
@@ -31,10 +38,19 @@ class Open(Row):
 
 
 class Read(Row):
-    """Asks for one page, counted from 1."""
+    """Asks for one page, counted from 1, and whether its image is wanted."""
 
     kind: Literal["read"] = "read"
     page: int = Field(ge=1)
+    with_image: bool = False
+
+
+class Words(Row):
+    """What the engine that the parent asked has read: the answer to ``Recognise``."""
+
+    kind: Literal["words"] = "words"
+    blocks: list[list[list[ReadWord]]]
+    engine_version: str
 
 
 class Opened(Row):
@@ -44,11 +60,19 @@ class Opened(Row):
     pages: int = Field(ge=1)
 
 
-class PageRead(Row):
-    """The page that was asked for."""
+class PageRead(_WithBytes):
+    """The page that was asked for. ``image`` is the upright page as a JPEG, of the page's width and height."""
 
     kind: Literal["page"] = "page"
     page: Page
+    image: bytes | None = None
+
+
+class Recognise(_WithBytes):
+    """The child asks back: the words on this image (a JPEG), of an engine that only the parent can reach."""
+
+    kind: Literal["recognise"] = "recognise"
+    image: bytes
 
 
 class Refused(Row):
@@ -58,11 +82,11 @@ class Refused(Row):
     code: RefusalCode
 
 
-Request = Annotated[Open | Read, Field(discriminator="kind")]
-Reply = Annotated[Opened | PageRead | Refused, Field(discriminator="kind")]
+Request = Annotated[Open | Read | Words, Field(discriminator="kind")]
+Reply = Annotated[Opened | PageRead | Recognise | Refused, Field(discriminator="kind")]
 
-request_adapter: TypeAdapter[Open | Read] = TypeAdapter(Request)
-reply_adapter: TypeAdapter[Opened | PageRead | Refused] = TypeAdapter(Reply)
+request_adapter: TypeAdapter[Open | Read | Words] = TypeAdapter(Request)
+reply_adapter: TypeAdapter[Opened | PageRead | Recognise | Refused] = TypeAdapter(Reply)
 
 
 def to_frame(message: Row) -> bytes:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ import pydantic
 
 from shared.contract.base import Row
 from shared.contract.pages import Page
-from shared.errors import ConfigurationError, TerminalError
+from shared.errors import ConfigurationError, TerminalError, TransientError
 
 from .limits import MIB, ReaderLimits
 from .page_protocol import (
@@ -26,29 +26,60 @@ from .page_protocol import (
     Opened,
     PageRead,
     Read,
+    Recognise,
     Refused,
     Renderer,
+    Words,
     reply_adapter,
     to_frame,
 )
 from .refusal import ADVICE, RefusalCode
+from .remote import RemoteEngine
 
-__all__ = ["DocumentReader", "ReaderLimits"]
+__all__ = ["DocumentReader", "OpenDocument", "ReaderKilledError", "ReaderLimits"]
 
 _ROOT = Path(__file__).parents[2]
 """Where ``services`` and ``shared`` are importable from."""
 
+_JPEG = b"\xff\xd8\xff"
+
 _EXPANSION = 1.5
 """A page turned by 10 degrees needs up to 1.36 times its pixels."""
+
+
+class ReaderKilledError(TransientError):
+    """The child was killed from outside: by the system that ran out of memory, or by hand."""
+
+
+class OpenDocument:
+    """A document in its child. One page at a time; once anything was raised, it is over."""
+
+    def __init__(self, pages: int, ask: Callable[[int], Awaitable[PageRead]]) -> None:
+        self.pages = pages
+        self._ask = ask
+
+    async def read(self, number: int) -> PageRead:
+        """The page, counted from 1. Raises what ``DocumentReader.open`` does."""
+        return await self._ask(number)
 
 
 class DocumentReader:
     """Reads documents, one child process each; keeps nothing between them and may be shared by tasks."""
 
     def __init__(
-        self, *, renderer: Renderer, engine: Engine, limits: ReaderLimits, tesseract_command: str | None
+        self,
+        *,
+        renderer: Renderer,
+        engine: Engine,
+        limits: ReaderLimits,
+        tesseract_command: str | None,
+        remote: RemoteEngine | None = None,
+        with_images: bool = False,
     ) -> None:
-        """Raises ``ConfigurationError`` where a program that the renderer or the engine runs isn't installed."""
+        """``remote`` reads for the engine ``google``, which the child can't reach.
+
+        Raises ``ConfigurationError`` where a program that the renderer or the engine runs isn't installed.
+        """
         if renderer == "pdf2image":
             _require("pdftoppm", "Install poppler-utils, or render with pypdfium2, which needs no program.")
         if engine == "pytesseract":
@@ -57,12 +88,25 @@ class DocumentReader:
         self._engine: Engine = engine
         self._limits = limits
         self._tesseract_command = tesseract_command
+        self._remote = remote
+        self._with_images = with_images
 
     async def read(self, path: Path, *, on_page: Callable[[int, int], None] | None = None) -> list[Page]:
-        """All pages in order; ``on_page(done, total)`` after each.
+        """All pages in order; ``on_page(done, total)`` after each. Raises what ``open`` does."""
+        pages: list[Page] = []
+        async with self.open(path) as document:
+            for number in range(1, document.pages + 1):
+                pages.append((await document.read(number)).page)
+                if on_page is not None:
+                    on_page(number, document.pages)
+        return pages
 
-        Raises ``TerminalError`` with a ``RefusalCode`` as its code and advice as its message. Cancelling kills the
-        child and whatever it started.
+    @contextlib.asynccontextmanager
+    async def open(self, path: Path) -> AsyncIterator[OpenDocument]:
+        """The document in a child of its own, until the block ends.
+
+        Raises ``TerminalError`` with a ``RefusalCode`` as its code and advice as its message, ``ReaderKilledError``,
+        and what the remote engine raises. Cancelling kills the child and whatever it started.
         """
         size = path.stat().st_size
         if size == 0:
@@ -75,16 +119,20 @@ class DocumentReader:
                 _refuse("page_invalid")
             if opened.pages > self._limits.max_pages:
                 _refuse("file_too_long")
-            pages: list[Page] = []
-            for number in range(1, opened.pages + 1):
-                answer = await self._ask(child, Read(page=number))
+
+            async def read(number: int) -> PageRead:
+                answer = await self._ask(child, Read(page=number, with_image=self._with_images))
+                while isinstance(answer, Recognise) and self._remote is not None:
+                    blocks = await self._remote.recognise(answer.image)
+                    answer = await self._ask(child, Words(blocks=blocks, engine_version=self._remote.version))
                 if not isinstance(answer, PageRead):
                     _refuse("page_invalid")
                 self._check(answer.page, number)
-                pages.append(answer.page)
-                if on_page is not None:
-                    on_page(number, opened.pages)
-            return pages
+                if answer.image is not None and not answer.image.startswith(_JPEG):
+                    _refuse("page_invalid")
+                return answer
+
+            yield OpenDocument(opened.pages, read)
 
     def _opening(self, path: Path) -> Open:
         return Open(
@@ -122,7 +170,7 @@ class DocumentReader:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
-    async def _ask(self, child: asyncio.subprocess.Process, question: Row) -> Opened | PageRead:
+    async def _ask(self, child: asyncio.subprocess.Process, question: Row) -> Opened | PageRead | Recognise:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -136,7 +184,12 @@ class DocumentReader:
         except TimeoutError:
             _refuse("page_timed_out")
         except (asyncio.IncompleteReadError, ConnectionError):
-            _refuse("page_timed_out" if await child.wait() == -signal.SIGXCPU else "page_reader_died")
+            ended = await child.wait()
+            if ended == -signal.SIGKILL:
+                raise ReaderKilledError(
+                    "page_reader_killed", "The page reader was killed, perhaps for want of memory; it is tried again."
+                ) from None
+            _refuse("page_timed_out" if ended == -signal.SIGXCPU else "page_reader_died")
         try:
             reply = reply_adapter.validate_json(body)
         except pydantic.ValidationError:

@@ -1,5 +1,6 @@
 """Documents as grey page images."""
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,12 @@ class PdfPages:
         grey = grey.crop((0, 0, width, height)) if grey.size != (width, height) else grey
         return PageImage(grey, dpi)
 
+    def show(self, number: int) -> Image.Image:
+        """The page as its text layer was read: PDFium knows how it was turned upright, poppler doesn't."""
+        page = self.load(number)
+        with _pdf_errors():
+            return self._by_pdfium(page).crop((0, 0, *self.pixels(page)))
+
     def _by_pdfium(self, page: Any) -> Image.Image:
         width, _ = self.pixels(page)
         bitmap = page.render(scale=width / page.get_size()[0], grayscale=True)
@@ -149,6 +156,12 @@ class ImagePages:
         """The image's own resolution. Cameras write 72 for "unknown", so anything below 100 isn't believed."""
         dpi = self._image.info.get("dpi")
         return float(dpi[0]) if dpi and 100 <= float(dpi[0]) <= 2400 else None
+
+
+def to_jpeg(grey: Image.Image, quality: int) -> bytes:
+    encoded = io.BytesIO()
+    grey.save(encoded, "JPEG", quality=quality)
+    return encoded.getvalue()
 
 
 def _grey_on_white(image: Image.Image) -> Image.Image:

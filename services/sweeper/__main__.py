@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError
 from shared.logs import configure_logs, describe_error
 from shared.service import VERSION, Runtime, run_service
 from shared.settings import exit_misconfigured, load_settings
-from shared.storage import Storage, open_storage
+from shared.storage import Storage
 from shared.telemetry import configure_telemetry, flush_telemetry
 
 from .documents import LostDocuments
@@ -34,7 +34,7 @@ def main() -> None:
     once = parser.parse_args().once
     try:
         settings = load_settings(SweeperSettings)
-        storage = open_storage(settings.storage_url) if settings.storage_url else None
+        storage = settings.open_storage(settings.storage_url) if settings.storage_url else None
     except ConfigurationError as error:
         exit_misconfigured(error)
     if once:

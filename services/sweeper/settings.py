@@ -3,10 +3,10 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from shared.settings import ServiceSettings
+from shared.settings import StorageSettings
 
 
 class ScaledService(BaseModel):
@@ -25,8 +25,12 @@ class ScaledService(BaseModel):
         return self
 
 
-class SweeperSettings(ServiceSettings):
-    storage_url: str | None = Field(default=None, description="Without it, uploads and files are not looked after.")
+class SweeperSettings(StorageSettings):
+    storage_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("storage_url", "supabase_url"),
+        description="Without it, uploads and files are not looked after.",
+    )
     housekeeping_seconds: float = Field(default=300.0, gt=0, le=86400, description="From one pass to the next.")
     upload_grace_hours: float = Field(default=24.0, gt=0, le=24 * 365, description="How long an upload may take.")
     storage_grace_hours: float = Field(

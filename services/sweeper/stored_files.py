@@ -14,8 +14,8 @@ from shared.storage import Storage, StoredFile
 from .uploads import FIRST_ID
 
 BATCH = 1000
-OURS = re.compile(r"[0-9a-f-]{36}/[0-9a-f]{64}")
-"""What create_upload hands out. Whatever else is in the folder is somebody else's."""
+OURS = re.compile(r"[0-9a-f-]{36}/([0-9a-f]{64}|pages/[0-9a-f-]{36}/[0-9]+[.]jpg)")
+"""What create_upload hands out, and the images of pages. Whatever else is in the folder is somebody else's."""
 AWAY_FROM = 10
 """Of so many documents, half may have lost their file; of fewer, all but one."""
 

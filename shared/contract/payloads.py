@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+from pydantic import Field
+
 from .base import Row
 
 
@@ -10,3 +12,10 @@ class DocumentPayload(Row):
 
     shell_file_id: UUID
     run_id: UUID
+
+
+class PagesPayload(DocumentPayload):
+    """Some pages of a document, counted from 1; both ends belong to them."""
+
+    first_page: int = Field(ge=1)
+    last_page: int = Field(ge=1)

@@ -85,6 +85,7 @@ async def test_users_reach_only_what_is_made_for_them(owner: asyncpg.Connection)
         "chartloom.answer",
         "chartloom.accessible_profiles",
         "chartloom.has_profile_access",
+        "chartloom.is_page_image",
     }
 
 

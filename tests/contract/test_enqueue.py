@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from shared.contract.payloads import DocumentPayload
+from shared.contract.payloads import DocumentPayload, PagesPayload
 from tests.conftest import Database, Patient
 from tests.users import upload
 
@@ -75,7 +75,8 @@ async def test_every_type_takes_the_payload_that_the_services_expect(owner: asyn
     rows = await owner.fetch("select job_type, payload_schema from chartloom.job_types")
     assert rows
     for row in rows:
-        assert row["payload_schema"].keys() == DocumentPayload.model_fields.keys(), row["job_type"]
+        expected = PagesPayload if row["job_type"] == "ocr_pages" else DocumentPayload
+        assert row["payload_schema"].keys() == expected.model_fields.keys(), row["job_type"]
 
 
 async def test_a_job_without_a_trace_gets_one_of_its_own(owner: asyncpg.Connection) -> None:

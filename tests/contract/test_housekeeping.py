@@ -193,20 +193,35 @@ async def test_a_document_whose_last_step_was_done_is_completed(
     assert await count(owner, "chartloom.job_queue") == 0
 
 
-async def test_what_cannot_be_told_is_not_guessed(
-    database: Database, owner: asyncpg.Connection, patient: Patient
-) -> None:
-    """Pages without the job that wrote them: OCR once more would write them twice."""
+async def test_what_cannot_be_told_is_not_guessed(owner: asyncpg.Connection, patient: Patient) -> None:
+    """Children of a pass are lost: which of them were done, nobody knows."""
     file = await upload(owner, patient.user_id, patient.profile_id)
-    worker = await database.connect("chartloom_ocr")
-    job = await claim(worker, "ocr")
-    await worker.fetchval(
-        "select chartloom.save_ocr_pages($1, $2, $3)", job["job_id"], job["lease_token"], [page("text")]
+    job = await claim(owner, "ocr")
+    await owner.execute("select chartloom.complete_job($1, $2)", job["job_id"], job["lease_token"])
+    job = await claim(owner, "ai_detect")
+    await owner.execute(
+        "insert into chartloom.job_types (job_type, job_category, worker_role, payload_schema) "
+        "values ('part', 'ai', 'chartloom_ai', '{\"part\": \"integer\"}')"
     )
-    await worker.close()
+    await owner.fetch(
+        "select chartloom.fan_out_job($1, $2, 'part', '[{\"part\": 1}]', null)", job["job_id"], job["lease_token"]
+    )
     await lose_jobs(owner)
     assert [row["outcome"] for row in await owner.fetch(RESUME)] == ["failed"]
     assert (await document(owner, file))["processing_error"]["code"] == "work_lost"
+
+
+async def test_pages_that_are_there_are_no_reason_to_give_up(owner: asyncpg.Connection, patient: Patient) -> None:
+    """They are kept as they are read: whoever begins anew reads the others."""
+    await upload(owner, patient.user_id, patient.profile_id)
+    job = await claim(owner, "ocr")
+    await owner.execute(
+        "select chartloom.save_ocr_pages($1, $2, $3)", job["job_id"], job["lease_token"], [page("text")]
+    )
+    await lose_jobs(owner)
+    (resumed,) = await owner.fetch(RESUME)
+    assert resumed["outcome"] == "enqueued"
+    assert (await claim(owner, "ocr"))["job_id"] == resumed["job_id"]
 
 
 async def test_a_job_of_whatever_state_and_a_recent_document_are_left_alone(

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from services.ocr.reader import DocumentReader, ReaderLimits
-from shared.errors import TerminalError
+from services.ocr.reader import DocumentReader, ReaderKilledError, ReaderLimits
+from shared.errors import ChartloomError, TerminalError
 
 from .ocr_documents import ROOT, SAMPLES, endless_pdf
 
@@ -82,12 +82,24 @@ async def test_a_finished_read_leaves_no_child(children: list[asyncio.subprocess
     assert_group_is_gone(children[0])
 
 
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (signal.SIGSEGV, TerminalError, "page_reader_died"),
+        # The document did not do that: out of memory, or somebody's hand.
+        (signal.SIGKILL, ReaderKilledError, "page_reader_killed"),
+    ],
+)
 async def test_the_death_of_the_child_is_a_typed_error(
-    endless: Path, children: list[asyncio.subprocess.Process]
+    endless: Path,
+    children: list[asyncio.subprocess.Process],
+    number: signal.Signals,
+    kind: type[ChartloomError],
+    code: str,
 ) -> None:
-    with pytest.raises(TerminalError) as caught:
-        await reader().read(endless, on_page=lambda done, total: children[0].kill())
-    assert caught.value.code == "page_reader_died"
+    with pytest.raises(kind) as caught:
+        await reader().read(endless, on_page=lambda done, total: children[0].send_signal(number))
+    assert caught.value.code == code
 
 
 async def test_a_page_that_needs_too_much_memory_is_a_typed_error(tmp_path: Path) -> None:

