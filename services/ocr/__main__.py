@@ -10,6 +10,7 @@ from shared.worker import Handler
 
 from .handler import OcrHandler
 from .reader import DocumentReader
+from .sandbox import Sandbox
 from .settings import OcrSettings
 
 
@@ -17,11 +18,13 @@ def main() -> None:
     try:
         settings = load_settings(OcrSettings)
         storage = open_storage(settings.storage_url)
+        sandbox = Sandbox(settings.ocr_confinement, children=settings.page_children)
         reader = DocumentReader(
             renderer=settings.ocr_renderer,
             engine=settings.ocr_engine,
             limits=settings.limits,
             tesseract_command=settings.tesseract_command,
+            sandbox=sandbox,
         )
     except ConfigurationError as error:
         exit_misconfigured(error)
@@ -31,7 +34,11 @@ def main() -> None:
         return [ocr.handler()]
 
     run_worker(
-        "ocr", settings, ["ocr"], build, details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer}
+        "ocr",
+        settings,
+        ["ocr"],
+        build,
+        details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer, "confinement": sandbox.layers},
     )
 
 

@@ -1,42 +1,19 @@
 """Pages of a document, read in a child process that hostile bytes may break without harm."""
 
-import asyncio
-import contextlib
-import os
 import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NoReturn
 
-import pydantic
-
-from shared.contract.base import Row
 from shared.contract.pages import Page
-from shared.errors import ConfigurationError, TerminalError
+from shared.errors import ConfigurationError
 
+from .child import Child, ChildKilledError, confined_child, refuse
 from .limits import MIB, ReaderLimits
-from .page_protocol import (
-    HEADER,
-    MAX_FRAME_BYTES,
-    Engine,
-    Open,
-    Opened,
-    PageRead,
-    Read,
-    Refused,
-    Renderer,
-    reply_adapter,
-    to_frame,
-)
-from .refusal import ADVICE, RefusalCode
+from .page_protocol import Engine, Open, Opened, PageRead, Read, Renderer
+from .sandbox import Sandbox
 
 __all__ = ["DocumentReader", "ReaderLimits"]
-
-_ROOT = Path(__file__).parents[2]
-"""Where ``services`` and ``shared`` are importable from."""
 
 _EXPANSION = 1.5
 """A page turned by 10 degrees needs up to 1.36 times its pixels."""
@@ -46,13 +23,21 @@ class DocumentReader:
     """Reads documents, one child process each; keeps nothing between them and may be shared by tasks."""
 
     def __init__(
-        self, *, renderer: Renderer, engine: Engine, limits: ReaderLimits, tesseract_command: str | None
+        self,
+        *,
+        renderer: Renderer,
+        engine: Engine,
+        limits: ReaderLimits,
+        tesseract_command: str | None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Raises ``ConfigurationError`` where a program that the renderer or the engine runs isn't installed."""
+        self._programs: list[str] = []
         if renderer == "pdf2image":
-            _require("pdftoppm", "Install poppler-utils, or render with pypdfium2, which needs no program.")
+            self._require("pdftoppm", "Install poppler-utils, or render with pypdfium2, which needs no program.")
         if engine == "pytesseract":
-            _require(tesseract_command or "tesseract", "Install tesseract-ocr, or recognise with tesserocr.")
+            self._require(tesseract_command or "tesseract", "Install tesseract-ocr, or recognise with tesserocr.")
+        self._sandbox = sandbox or Sandbox("auto")
         self._renderer: Renderer = renderer
         self._engine: Engine = engine
         self._limits = limits
@@ -66,25 +51,29 @@ class DocumentReader:
         """
         size = path.stat().st_size
         if size == 0:
-            _refuse("file_empty")
+            refuse("file_empty")
         if size > self._limits.max_bytes:
-            _refuse("file_too_large")
-        async with self._child() as child:
-            opened = await self._ask(child, self._opening(path))
-            if not isinstance(opened, Opened):
-                _refuse("page_invalid")
-            if opened.pages > self._limits.max_pages:
-                _refuse("file_too_long")
-            pages: list[Page] = []
-            for number in range(1, opened.pages + 1):
-                answer = await self._ask(child, Read(page=number))
-                if not isinstance(answer, PageRead):
-                    _refuse("page_invalid")
-                self._check(answer.page, number)
-                pages.append(answer.page)
-                if on_page is not None:
-                    on_page(number, opened.pages)
-            return pages
+            refuse("file_too_large")
+        pages: list[Page] = []
+        killed_at = None
+        while True:
+            try:
+                async with self._child(path) as child:
+                    opened = await child.ask(self._opening(path), Opened, seconds=self._limits.page_seconds)
+                    if opened.pages > self._limits.max_pages:
+                        refuse("file_too_long")
+                    for number in range(len(pages) + 1, opened.pages + 1):
+                        answer = await child.ask(Read(page=number), PageRead, seconds=self._limits.page_seconds)
+                        self._check(answer.page, number)
+                        pages.append(answer.page)
+                        if on_page is not None:
+                            on_page(number, opened.pages)
+                    return pages
+            except ChildKilledError:
+                # Another goes on where it stood. Twice on the same page is no coincidence: it may be what fills the machine.
+                if killed_at == len(pages):
+                    refuse("page_reader_died")
+                killed_at = len(pages)
 
     def _opening(self, path: Path) -> Open:
         return Open(
@@ -95,61 +84,26 @@ class DocumentReader:
             limits=self._limits,
         )
 
-    @contextlib.asynccontextmanager
-    async def _child(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        # Its scratch folder is the parent's to remove: a killed child can't.
-        with tempfile.TemporaryDirectory(prefix="chartloom-page-") as scratch:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.ocr.page_process",
-                str(os.getpid()),
-                str(self._limits.memory_bytes),
-                # The largest file that it writes is a page in PGM, a byte a pixel, for a tesseract program.
-                str(int(self._limits.max_page_pixels * _EXPANSION) + MIB),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,  # a library's complaint may quote the document
-                cwd=_ROOT,
-                env=_environment(scratch),
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                # Always the group, and never a farewell: the child holds nothing that is worth waiting for.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-
-    async def _ask(self, child: asyncio.subprocess.Process, question: Row) -> Opened | PageRead:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            async with asyncio.timeout(self._limits.page_seconds):
-                child.stdin.write(to_frame(question))
-                await child.stdin.drain()
-                (length,) = HEADER.unpack(await child.stdout.readexactly(HEADER.size))
-                if length > MAX_FRAME_BYTES:
-                    _refuse("page_invalid")
-                body = await child.stdout.readexactly(length)
-        except TimeoutError:
-            _refuse("page_timed_out")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            _refuse("page_timed_out" if await child.wait() == -signal.SIGXCPU else "page_reader_died")
-        try:
-            reply = reply_adapter.validate_json(body)
-        except pydantic.ValidationError:
-            _refuse("page_invalid")
-        if isinstance(reply, Refused):
-            _refuse(reply.code)
-        return reply
+    def _child(self, path: Path) -> AbstractAsyncContextManager[Child]:
+        return confined_child(
+            self._sandbox,
+            "services.ocr.page_process",
+            path,
+            memory_bytes=self._limits.memory_bytes,
+            # The largest file that it writes is a page in PGM, a byte a pixel, for a program.
+            largest_file=int(self._limits.max_page_pixels * _EXPANSION) + MIB if self._programs else 0,
+            programs=self._programs,
+            timed_out="page_timed_out",
+            died="page_reader_died",
+        )
 
     def _check(self, page: Page, number: int) -> None:
         """What the shapes can't say of a page that a broken child might have made up."""
         holds_together = (
             page.page == number
             and page.width * page.height <= self._limits.max_page_pixels * _EXPANSION
+            and len(page.words) <= self._limits.max_page_words
+            and len(page.text) <= self._limits.max_page_characters
             and "\0" not in page.text  # Postgres has no text with it
             and all(
                 page.text[word.start : word.end] == word.text
@@ -159,26 +113,9 @@ class DocumentReader:
             )
         )
         if not holds_together:
-            _refuse("page_invalid")
+            refuse("page_invalid")
 
-
-def _require(program: str, advice: str) -> None:
-    if shutil.which(program) is None:
-        raise ConfigurationError("program_missing", f"There is no program {program}. {advice}")
-
-
-def _environment(scratch: str) -> dict[str, str]:
-    """Only what reading needs: the service's own holds the database's address and keys."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),  # poppler's and tesseract's programs
-        "LANG": "C.UTF-8",
-        "TMPDIR": scratch,
-        # One page, one core: OpenMP's threads made one page take over 18 CPU seconds instead of 2.
-        "OMP_THREAD_LIMIT": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-
-
-def _refuse(code: RefusalCode) -> NoReturn:
-    # Without a cause: a validation error quotes what it read.
-    raise TerminalError(code, ADVICE[code]) from None
+    def _require(self, program: str, advice: str) -> None:
+        if shutil.which(program) is None:
+            raise ConfigurationError("program_missing", f"There is no program {program}. {advice}")
+        self._programs.append(program)

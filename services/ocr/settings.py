@@ -5,7 +5,9 @@ from pydantic import Field
 from shared.settings import ServiceSettings
 
 from .limits import MIB, ReaderLimits
+from .memory import children_that_fit, instance_bytes, pixels_that_fit, share_of_a_child
 from .page_protocol import Engine, Renderer
+from .sandbox import Confinement
 
 
 class OcrSettings(ServiceSettings):
@@ -18,7 +20,31 @@ class OcrSettings(ServiceSettings):
     tesseract_command: str | None = Field(default=None, description="The tesseract that pytesseract runs.")
     ocr_max_megabytes: int = Field(default=50, ge=1, le=2000, description="Larger files are refused.")
     ocr_max_pages: int = Field(default=500, ge=1, le=10_000, description="Longer documents are refused.")
+    ocr_max_frames: int = Field(default=200, ge=1, le=10_000, description="Of a TIFF; images with more are refused.")
+    ocr_max_image_megapixels: int = Field(default=100, ge=1, le=1000, description="Larger images are refused unread.")
+    ocr_max_page_megapixels: int = Field(default=40, ge=1, le=400, description="Larger pages are scaled down.")
+    ocr_page_seconds: float = Field(default=70, ge=1, le=600, description="Wall clock for one page.")
+    ocr_page_memory_megabytes: int = Field(
+        default=288, ge=240, le=8192, description="For one page's child; less where the instance is small."
+    )
+    ocr_confinement: Confinement = Field(
+        default="auto", description="auto, builtin (no bubblewrap, all the rest) or required (bubblewrap as well)."
+    )
+
+    @property
+    def page_children(self) -> int:
+        """How many children may run at once."""
+        return min(self.worker_concurrency, children_that_fit(instance_bytes()))
 
     @property
     def limits(self) -> ReaderLimits:
-        return ReaderLimits(max_bytes=self.ocr_max_megabytes * MIB, max_pages=self.ocr_max_pages)
+        memory = share_of_a_child(instance_bytes(), self.page_children, self.ocr_page_memory_megabytes * MIB)
+        return ReaderLimits(
+            max_bytes=self.ocr_max_megabytes * MIB,
+            max_pages=self.ocr_max_pages,
+            max_frames=self.ocr_max_frames,
+            max_image_pixels=self.ocr_max_image_megapixels * 1_000_000,
+            max_page_pixels=min(self.ocr_max_page_megapixels * 1_000_000, pixels_that_fit(memory)),
+            page_seconds=self.ocr_page_seconds,
+            memory_bytes=memory,
+        )
