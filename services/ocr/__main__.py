@@ -11,6 +11,7 @@ from shared.worker import Handler
 from .handler import OcrHandler
 from .reader import DocumentReader
 from .sandbox import Sandbox
+from .scan.scanner import Scanner
 from .settings import OcrSettings
 
 
@@ -26,11 +27,16 @@ def main() -> None:
             tesseract_command=settings.tesseract_command,
             sandbox=sandbox,
         )
+        scanner = Scanner(
+            sandbox=sandbox, limits=settings.limits, policy=settings.ocr_policy, antivirus=settings.antivirus
+        )
     except ConfigurationError as error:
         exit_misconfigured(error)
 
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
-        ocr = OcrHandler(pool=runtime.pool, storage=storage, reader=reader, max_bytes=settings.limits.max_bytes)
+        ocr = OcrHandler(
+            pool=runtime.pool, storage=storage, reader=reader, scanner=scanner, max_bytes=settings.limits.max_bytes
+        )
         return [ocr.handler()]
 
     run_worker(

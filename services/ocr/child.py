@@ -8,16 +8,15 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, Union
 
 import pydantic
 
 from shared.contract.base import Row
-from shared.errors import TerminalError
 
 from .confinement import protect_from_children
 from .page_protocol import HEADER, MAX_FRAME_BYTES, Refused, to_frame
-from .refusal import ADVICE, RefusalCode
+from .refusal import Refusal, RefusalCode
 from .sandbox import Sandbox, Wanted
 
 R = TypeVar("R", bound=Row)
@@ -27,12 +26,14 @@ _SHELL_OFFSET = 128
 
 
 class ChildKilledError(Exception):
-    """Somebody killed the child, and it wasn't its parent: the kernel in want of memory, or an operator. It says nothing
-    about the document."""
+    """Somebody else than its parent killed the child: the kernel in want of memory, or an operator.
+
+    It says nothing about the document.
+    """
 
 
 class Child:
-    """One process. Each way in which it can fail is a code of its own, or ``ChildKilledError``; none fails its parent."""
+    """One process. Each way in which it can fail is a code, or ``ChildKilledError``; none fails its parent."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, timed_out: RefusalCode, died: RefusalCode) -> None:
         self._process = process
@@ -42,7 +43,7 @@ class Child:
     async def ask(self, question: Row, answer: type[R], *, seconds: float) -> R:
         """The answer, within so many seconds, by the wall clock.
 
-        Raises ``TerminalError`` with a ``RefusalCode``, the child's own or one about it.
+        Raises ``Refusal``, the child's own or one about it, without a cause: a validation error quotes what it read.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -52,18 +53,18 @@ class Child:
                 await self._process.stdin.drain()
                 (length,) = HEADER.unpack(await self._process.stdout.readexactly(HEADER.size))
                 if length > MAX_FRAME_BYTES:
-                    refuse("page_invalid")
+                    raise Refusal("page_invalid") from None
                 body = await self._process.stdout.readexactly(length)
         except TimeoutError:
-            refuse(self._timed_out)
+            raise Refusal(self._timed_out) from None
         except (asyncio.IncompleteReadError, ConnectionError):
             await self._tell_how_it_died()
         try:
             reply = _adapter(answer).validate_json(body)
         except pydantic.ValidationError:
-            refuse("page_invalid")
+            raise Refusal("page_invalid") from None
         if isinstance(reply, Refused):
-            refuse(reply.code)
+            raise Refusal(reply.code)
         assert isinstance(reply, answer)
         return reply
 
@@ -71,10 +72,10 @@ class Child:
         status = await self._process.wait()
         number = -status if status < 0 else status - _SHELL_OFFSET
         if number == signal.SIGXCPU:
-            refuse(self._timed_out)
+            raise Refusal(self._timed_out) from None
         if number == signal.SIGKILL:
             raise ChildKilledError
-        refuse(self._died)
+        raise Refusal(self._died)
 
 
 @contextlib.asynccontextmanager
@@ -114,10 +115,4 @@ async def confined_child(
 
 @functools.cache
 def _adapter(answer: type[Row]) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(answer | Refused)
-
-
-def refuse(code: RefusalCode) -> NoReturn:
-    """Ends the document with the code and its advice."""
-    # Without a cause: a validation error quotes what it read.
-    raise TerminalError(code, ADVICE[code]) from None
+    return pydantic.TypeAdapter(Union[answer, Refused])  # type: ignore[arg-type]  # noqa: UP007 - of a class at run time

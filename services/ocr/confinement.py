@@ -23,7 +23,7 @@ _LAST_CAPABILITY = 63
 
 _DESCRIPTORS = 64
 _MAPPINGS_BYTES = 512 * 2**20
-"""Of address space beyond what may hold data: libraries and models that are mapped (140 MB) and reserved, never used."""
+"""Of address space beyond what may hold data: libraries and models that are mapped (140 MB), and what is reserved."""
 
 
 class Restrictions(Row):

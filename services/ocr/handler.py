@@ -1,4 +1,4 @@
-"""What happens to one ``ocr`` job: fetch the upload, check that it is what was announced, read its pages, keep them."""
+"""What happens to one ``ocr`` job: fetch the upload, check and scan it, read its pages, keep them."""
 
 import hashlib
 import tempfile
@@ -17,8 +17,10 @@ from shared.telemetry import meter
 from shared.worker import Handler, report_progress
 
 from .reader import DocumentReader
+from .scan.scanner import Announced, Scanner, objection
 
 _pages_read = meter.create_counter("chartloom_ocr_pages", description="Pages read, by where their text came from.")
+_scanned = meter.create_counter("chartloom_ocr_scans", description="Files scanned, by decision and antivirus.")
 _confidence = meter.create_histogram(
     "chartloom_ocr_page_confidence", description="Mean word confidence of a page, 0 to 1."
 )
@@ -27,10 +29,13 @@ _confidence = meter.create_histogram(
 class OcrHandler:
     """Reads uploads. ``pool`` answers one question a job: which file, and what it should hash to."""
 
-    def __init__(self, *, pool: asyncpg.Pool, storage: Storage, reader: DocumentReader, max_bytes: int) -> None:
+    def __init__(
+        self, *, pool: asyncpg.Pool, storage: Storage, reader: DocumentReader, scanner: Scanner, max_bytes: int
+    ) -> None:
         self._pool = pool
         self._storage = storage
         self._reader = reader
+        self._scanner = scanner
         self._max_bytes = max_bytes
 
     def handler(self) -> Handler[DocumentPayload, list[Page]]:
@@ -45,12 +50,30 @@ class OcrHandler:
             digest = await self._download(upload["storage_path"], path)
             if digest != upload["sha256"]:
                 raise TerminalError("checksum_mismatch", "The stored file is not the one announced: upload it again.")
+            await self._scan(job, path)
             pages = await self._reader.read(path, on_page=lambda done, total: report_progress(done / total))
         for page in pages:
             _pages_read.add(1, {"text_source": page.text_source})
             if page.words and page.text_source == "ocr":
                 _confidence.record(sum(word.confidence for word in page.words) / len(page.words))
         return pages
+
+    async def _scan(self, job: ClaimedJob, path: Path) -> None:
+        """Keeps the verdict on the file, whatever it is, and ends the document where it is not to be read."""
+        announced = await self._pool.fetchrow(
+            "select * from chartloom.read_announced_type($1, $2)", job.job_id, job.lease_token
+        )
+        assert announced is not None
+        verdict = await self._scanner.scan(path, Announced(announced["extension"], announced["mime_type"]))
+        _scanned.add(1, {"decision": verdict.decision, "antivirus": verdict.antivirus.status})
+        await self._pool.execute(
+            "select chartloom.save_scan_verdict($1, $2, $3)",
+            job.job_id,
+            job.lease_token,
+            verdict.model_dump(mode="json"),
+        )
+        if (ended := objection(verdict)) is not None:
+            raise ended
 
     async def _download(self, storage_path: str, target: Path) -> str:
         """Streams to disk, no further than the limit. Returns the SHA-256."""

@@ -1,7 +1,7 @@
 """Landlock: which files a process may still open, whoever they belong to. Where the kernel has it (5.13 and later).
 
-The same account owns the service's files, other patients' uploads among them, so permissions alone would not keep a page's
-child from reading them.
+The same account owns the service's files, other patients' uploads among them, so permissions alone would not keep a
+page's child from reading them.
 """
 
 import contextlib

@@ -26,6 +26,12 @@ class ReaderLimits:
     max_page_words: int = 100_000
     max_page_characters: int = MIB // 2
     """Of a page however it is read: the largest plain text; a page in print of the smallest type has 30 000."""
+    max_objects: int = 500_000
+    """Of a PDF. 500 pages of a record have 20 000; each takes a kilobyte to look at."""
+    max_object_bytes: int = 16 * MIB
+    """Of one of them, written out, without a stream's contents."""
+    scan_seconds: float = 30.0
+    """Wall clock for looking through the file; 500 pages take a second."""
     memory_bytes: int = 288 * MIB
     """Data of the child (RLIMIT_DATA). An A4 scan takes 165 MB; with the service it has to fit 512 MB."""
     page_seconds: float = 70.0

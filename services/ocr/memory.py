@@ -50,9 +50,8 @@ def _limits_of_containers() -> list[int]:
             continue
         # In a container of its own the path is often that of outside, and the limit is at the root.
         group = root / path.lstrip("/")
-        for folder in [group, *group.parents]:
-            if folder.is_relative_to(root) and (limit := _read(folder / name).strip()).isdigit():
-                found.append(int(limit))
+        folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
+        found += [int(limit) for folder in folders if (limit := _read(folder / name).strip()).isdigit()]
     return found
 
 

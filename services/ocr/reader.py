@@ -8,9 +8,10 @@ from pathlib import Path
 from shared.contract.pages import Page
 from shared.errors import ConfigurationError
 
-from .child import Child, ChildKilledError, confined_child, refuse
+from .child import Child, ChildKilledError, confined_child
 from .limits import MIB, ReaderLimits
 from .page_protocol import Engine, Open, Opened, PageRead, Read, Renderer
+from .refusal import Refusal, as_error
 from .sandbox import Sandbox
 
 __all__ = ["DocumentReader", "ReaderLimits"]
@@ -49,11 +50,17 @@ class DocumentReader:
         Raises ``TerminalError`` with a ``RefusalCode`` as its code and advice as its message. Cancelling kills the
         child and whatever it started.
         """
+        try:
+            return await self._read(path, on_page)
+        except Refusal as refusal:
+            raise as_error(refusal.code) from None
+
+    async def _read(self, path: Path, on_page: Callable[[int, int], None] | None) -> list[Page]:
         size = path.stat().st_size
         if size == 0:
-            refuse("file_empty")
+            raise Refusal("file_empty")
         if size > self._limits.max_bytes:
-            refuse("file_too_large")
+            raise Refusal("file_too_large")
         pages: list[Page] = []
         killed_at = None
         while True:
@@ -61,7 +68,7 @@ class DocumentReader:
                 async with self._child(path) as child:
                     opened = await child.ask(self._opening(path), Opened, seconds=self._limits.page_seconds)
                     if opened.pages > self._limits.max_pages:
-                        refuse("file_too_long")
+                        raise Refusal("file_too_long")
                     for number in range(len(pages) + 1, opened.pages + 1):
                         answer = await child.ask(Read(page=number), PageRead, seconds=self._limits.page_seconds)
                         self._check(answer.page, number)
@@ -70,9 +77,9 @@ class DocumentReader:
                             on_page(number, opened.pages)
                     return pages
             except ChildKilledError:
-                # Another goes on where it stood. Twice on the same page is no coincidence: it may be what fills the machine.
+                # Another goes on where it stood. Twice on the same page: the page may be what fills the machine.
                 if killed_at == len(pages):
-                    refuse("page_reader_died")
+                    raise Refusal("page_reader_died") from None
                 killed_at = len(pages)
 
     def _opening(self, path: Path) -> Open:
@@ -113,7 +120,7 @@ class DocumentReader:
             )
         )
         if not holds_together:
-            refuse("page_invalid")
+            raise Refusal("page_invalid")
 
     def _require(self, program: str, advice: str) -> None:
         if shutil.which(program) is None:

@@ -66,8 +66,8 @@ class Sandbox:
         if missing:
             raise ConfigurationError(
                 "confinement_unavailable",
-                f"OCR_CONFINEMENT={confinement}: this machine has no {' and no '.join(missing)}. Install or allow it, or "
-                "let OCR_CONFINEMENT ask for less: builtin, then auto.",
+                f"OCR_CONFINEMENT={confinement}: this machine has no {' and no '.join(missing)}. "
+                "Install or allow it, or let OCR_CONFINEMENT ask for less: builtin, then auto.",
             )
 
     @property
@@ -152,7 +152,7 @@ def _tasks_of_this_account() -> int:
         if process.name.isdigit():
             try:
                 if process.stat().st_uid == account:
-                    count += len(os.listdir(process / "task"))
+                    count += sum(1 for _ in (process / "task").iterdir())
             except OSError:  # it ended, or is not ours to look into
                 continue
     return count

@@ -1,7 +1,7 @@
 """A seccomp filter as classic BPF: what a process that parses foreign bytes may no longer ask of the kernel.
 
-A list of what is refused, not of what is allowed: three interpreters of documents and libc use over a hundred calls, which differ
-between machines, while the ways out of a process are few and known. There is no wheel of libseccomp for both architectures.
+A list of what is refused, not of what is allowed: the interpreters of documents use over a hundred calls, which differ
+between machines, while the ways out of a process are few and known. libseccomp itself comes in no well-kept wheel.
 """
 
 import ctypes
@@ -199,8 +199,8 @@ def _program(machine: _Machine, *, allow_programs: bool) -> list[_Step]:
         steps += _if_called(number, 0, [(_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, own), _REFUSE])
     if not allow_programs:
         for row, argument in _OPEN.values():
-            if (number := row[machine.column]) is not None:
-                steps += _if_called(number, argument, [(_ANY_BIT, 0, 1, _O_WRITES), _REFUSE])
+            if (opening := row[machine.column]) is not None:
+                steps += _if_called(opening, argument, [(_ANY_BIT, 0, 1, _O_WRITES), _REFUSE])
     return [*steps, _ALLOW]
 
 

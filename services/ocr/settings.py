@@ -2,12 +2,15 @@
 
 from pydantic import Field
 
+from shared.errors import ConfigurationError
 from shared.settings import ServiceSettings
 
+from .antivirus import Antivirus
 from .limits import MIB, ReaderLimits
 from .memory import children_that_fit, instance_bytes, pixels_that_fit, share_of_a_child
 from .page_protocol import Engine, Renderer
 from .sandbox import Confinement
+from .scan.policy import DEFAULT_POLICY, PolicySetting
 
 
 class OcrSettings(ServiceSettings):
@@ -30,6 +33,13 @@ class OcrSettings(ServiceSettings):
     ocr_confinement: Confinement = Field(
         default="auto", description="auto, builtin (no bubblewrap, all the rest) or required (bubblewrap as well)."
     )
+    ocr_scan_seconds: float = Field(default=30, ge=1, le=600, description="Wall clock for the structural scan.")
+    ocr_policy: PolicySetting = Field(
+        default=dict(DEFAULT_POLICY), description='What is done about active content: {"javascript": "quarantine"}.'
+    )
+    clamd_address: str | None = Field(default=None, description="unix:///run/clamav/clamd.ctl or tcp://host:3310.")
+    antivirus_required: bool = Field(default=False, description="Whether a file without its verdict is not read.")
+    antivirus_seconds: float = Field(default=120, ge=1, le=600, description="For one file.")
 
     @property
     def page_children(self) -> int:
@@ -45,6 +55,16 @@ class OcrSettings(ServiceSettings):
             max_frames=self.ocr_max_frames,
             max_image_pixels=self.ocr_max_image_megapixels * 1_000_000,
             max_page_pixels=min(self.ocr_max_page_megapixels * 1_000_000, pixels_that_fit(memory)),
+            scan_seconds=self.ocr_scan_seconds,
             page_seconds=self.ocr_page_seconds,
             memory_bytes=memory,
         )
+
+    @property
+    def antivirus(self) -> Antivirus | None:
+        """The configured daemon. Raises ``ConfigurationError`` where one is required and none is named."""
+        if self.clamd_address is not None:
+            return Antivirus(self.clamd_address, is_required=self.antivirus_required, seconds=self.antivirus_seconds)
+        if self.antivirus_required:
+            raise ConfigurationError("clamd_address_missing", "ANTIVIRUS_REQUIRED=true needs CLAMD_ADDRESS.")
+        return None

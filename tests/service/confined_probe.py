@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from services.ocr.confinement import Restrictions, confine
@@ -36,12 +37,12 @@ def ptrace(pid: str) -> None:
 
 
 def read(path: str) -> None:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         file.read(16)
 
 
 def write(path: str) -> None:
-    with open(path, "wb") as file:
+    with Path(path).open("wb") as file:
         file.write(b"x" * 10_000_000)
 
 
@@ -75,8 +76,8 @@ def checked(result: int) -> None:
 
 
 def status(field: str) -> str:
-    with open("/proc/self/status") as file:
-        return next(line.split(":", 1)[1].strip() for line in file if line.startswith(field))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(field))
 
 
 ATTEMPTS: dict[str, Callable[[str], Any]] = {
@@ -101,7 +102,7 @@ ATTEMPTS: dict[str, Callable[[str], Any]] = {
     "call": call,
     "status": status,
     "environment": lambda _: " ".join(sorted(os.environ)),
-    "descriptors": lambda _: " ".join(sorted(os.listdir("/proc/self/fd"), key=int)),
+    "descriptors": lambda _: " ".join(sorted(path.name for path in Path("/proc/self/fd").iterdir())),
 }
 
 

@@ -12,8 +12,9 @@ import pytest
 from services.ocr import landlock, memory, sandbox, seccomp
 from services.ocr.child import confined_child
 from services.ocr.limits import MIB
+from services.ocr.refusal import Refusal
 from services.ocr.sandbox import Confinement, Sandbox
-from shared.errors import ConfigurationError, TerminalError
+from shared.errors import ConfigurationError
 
 from .confined_probe import Tried, Try
 from .ocr_documents import ROOT
@@ -125,7 +126,7 @@ async def test_a_child_starts_with_nothing_and_can_gain_nothing(attempt: Attempt
 
 
 async def test_a_child_that_crashes_is_a_typed_error(attempt: Attempt) -> None:
-    with pytest.raises(TerminalError) as caught:
+    with pytest.raises(Refusal) as caught:
         await attempt("no such attempt")
     assert caught.value.code == "page_reader_died"
 
