@@ -12,6 +12,8 @@ from .open_documents import OpenDocuments
 from .rate_limit import RateLimited
 from .reader import DocumentReader
 from .remote import RemoteEngine
+from .sandbox import Sandbox
+from .scan.scanner import Scanner
 from .settings import OcrSettings
 
 
@@ -19,6 +21,10 @@ def main() -> None:
     try:
         settings = load_settings(OcrSettings)
         storage = settings.open_storage(settings.storage_url)
+        sandbox = Sandbox(settings.ocr_confinement, children=settings.page_children)
+        scanner = Scanner(
+            sandbox=sandbox, limits=settings.limits, policy=settings.ocr_policy, antivirus=settings.antivirus
+        )
         remote = open_remote(settings)
     except ConfigurationError as error:
         exit_misconfigured(error)
@@ -29,6 +35,7 @@ def main() -> None:
             engine=settings.ocr_engine,
             limits=settings.limits,
             tesseract_command=settings.tesseract_command,
+            sandbox=sandbox,
             remote=RateLimited(remote, pool=runtime.pool, key=settings.ocr_engine) if remote else None,
             with_images=settings.ocr_page_images,
         )
@@ -36,18 +43,19 @@ def main() -> None:
             storage=storage,
             reader=reader,
             max_bytes=settings.limits.max_bytes,
-            limit=settings.worker_concurrency,
+            limit=settings.page_children,
         )
         runtime.closing.push_async_callback(storage.close)
         runtime.closing.push_async_callback(documents.close)
-        return OcrHandler(pool=runtime.pool, storage=storage, documents=documents).handlers()
+        handler = OcrHandler(pool=runtime.pool, storage=storage, documents=documents, scanner=scanner)
+        return handler.handlers()
 
     run_worker(
         "ocr",
         settings,
         ["ocr", "ocr_pages"],
         build,
-        details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer},
+        details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer, "confinement": sandbox.layers},
         # Short documents go on while a long one is read, and the other way round.
         take_turns=True,
     )

@@ -56,7 +56,7 @@ class Document:
         """The page, counted from 1."""
         if self._pages is None:
             return read_plain_text(self._path, self._limits)
-        if isinstance(self._pages, PdfPages) and (page := _from_text_layer(self._pages, number)):
+        if isinstance(self._pages, PdfPages) and (page := self._from_text_layer(self._pages, number)):
             return page
         return self._from_image(self._pages, number)
 
@@ -102,22 +102,23 @@ class Document:
             engine_version=self._recogniser.version,
         )
 
-
-def _from_text_layer(pages: PdfPages, number: int) -> Page | None:
-    page = pages.load(number)
-    turn_upright(page)
-    width, height = pages.pixels(page)
-    layer = read_text_layer(page, width, height)
-    if not layer.is_good:
-        return None
-    text, words = build_page_text(layer.blocks, width, height)
-    return Page(
-        page=number,
-        width=width,
-        height=height,
-        text=text,
-        words=words,
-        text_source="text_layer",
-        engine=pages.engine,
-        engine_version=pages.engine_version,
-    )
+    def _from_text_layer(self, pages: PdfPages, number: int) -> Page | None:
+        page = pages.load(number)
+        if page.get_textpage().count_chars() > self._limits.max_page_characters:
+            raise Refusal("page_too_dense")
+        turn_upright(page)
+        width, height = pages.pixels(page)
+        layer = read_text_layer(page, width, height)
+        if not layer.is_good:
+            return None
+        text, words = build_page_text(layer.blocks, width, height)
+        return Page(
+            page=number,
+            width=width,
+            height=height,
+            text=text,
+            words=words,
+            text_source="text_layer",
+            engine=pages.engine,
+            engine_version=pages.engine_version,
+        )

@@ -1,4 +1,4 @@
-"""What happens to one job: the upload is fetched and opened, its missing pages are read, each is kept as it is read."""
+"""What happens to one job: the upload is fetched, scanned, opened, and its missing pages read, each kept as it is read."""
 
 import time
 from collections.abc import Sequence
@@ -20,8 +20,10 @@ from .hand_out import Pace
 from .keeping import PageKeeper, save_pages
 from .open_documents import KeptDocument, OpenDocuments, Upload
 from .page_protocol import PageRead
+from .scan.scanner import Announced, Scanner, objection
 
 _pages_read = meter.create_counter("chartloom_ocr_pages", description="Pages read, by where their text came from.")
+_scanned = meter.create_counter("chartloom_ocr_scans", description="Files scanned, by decision and antivirus.")
 _confidence = meter.create_histogram(
     "chartloom_ocr_page_confidence", description="Mean word confidence of a page, 0 to 1."
 )
@@ -40,9 +42,10 @@ class Reading:
 class OcrHandler:
     """Reads uploads. ``pool`` answers which file it is and which pages are missing, and keeps what was read."""
 
-    def __init__(self, *, pool: asyncpg.Pool, storage: Storage, documents: OpenDocuments) -> None:
+    def __init__(self, *, pool: asyncpg.Pool, storage: Storage, documents: OpenDocuments, scanner: Scanner) -> None:
         self._pool = pool
         self._storage = storage
+        self._scanner = scanner
         self._documents = documents
         self._log = structlog.get_logger()
 
@@ -56,6 +59,7 @@ class OcrHandler:
         """The pages that are missing; those of a long document are handed out, once it is known how long they take."""
         upload = await self._upload(job)
         async with self._documents.borrow(upload) as document:
+            await self._scan(job, document)
             return await self._read(job, upload, document, await self._missing(job, document), may_hand_out=True)
 
     async def read_range(self, job: ClaimedJob, payload: PagesPayload) -> Reading:
@@ -70,6 +74,25 @@ class OcrHandler:
         if upload is None:
             raise TerminalError("upload_missing", "The document has no upload.")
         return Upload(upload["storage_path"], upload["sha256"])
+
+    async def _scan(self, job: ClaimedJob, document: KeptDocument) -> None:
+        """Keeps the verdict on the file, whatever it is, and ends the document where it is not to be read."""
+        announced = await self._pool.fetchrow(
+            "select * from chartloom.read_announced_type($1, $2)", job.job_id, job.lease_token
+        )
+        assert announced is not None
+        # Its child and the scan's would be two of one job, and room may be for one.
+        await document.close()
+        verdict = await self._scanner.scan(document.path, Announced(announced["extension"], announced["mime_type"]))
+        _scanned.add(1, {"decision": verdict.decision, "antivirus": verdict.antivirus.status})
+        await self._pool.execute(
+            "select chartloom.save_scan_verdict($1, $2, $3)",
+            job.job_id,
+            job.lease_token,
+            verdict.model_dump(mode="json"),
+        )
+        if (ended := objection(verdict)) is not None:
+            raise ended
 
     async def _missing(self, job: ClaimedJob, document: KeptDocument) -> list[int]:
         missing: list[int] = await self._pool.fetchval(

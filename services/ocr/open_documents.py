@@ -33,7 +33,7 @@ class KeptDocument:
 
     def __init__(self, reader: DocumentReader, path: Path) -> None:
         self._reader = reader
-        self._path = path
+        self.path = path
         self._child = AsyncExitStack()
         self._document: OpenDocument | None = None
         self._pages_read = 0
@@ -41,7 +41,7 @@ class KeptDocument:
     async def open(self) -> int:
         """How many pages it has. Raises what ``DocumentReader.open`` does."""
         if self._document is None:
-            self._document = await self._child.enter_async_context(self._reader.open(self._path))
+            self._document = await self._child.enter_async_context(self._reader.open(self.path))
             self._pages_read = 0
         return self._document.pages
 
@@ -113,6 +113,10 @@ class OpenDocuments:
             except BaseException:
                 await self._close((path, document))
                 raise
+            if self._in_hand + len(self._idle) > self._limit:
+                # Somebody waits for the room that its child takes.
+                await self._close((path, document))
+                return
             expiry = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, document)
             self._idle.append(_Idle(path, document, expiry))
         finally:

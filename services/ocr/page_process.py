@@ -1,17 +1,14 @@
 """The child: opens one document and reads its pages, as its parent asks over stdin and stdout.
 
-Run as ``python -m services.ocr.page_process <parent pid> <address space in bytes> <largest file in bytes>``.
+Run as ``python -m services.ocr.page_process RESTRICTIONS``: ``confinement.Restrictions`` in JSON.
 """
 
-import ctypes
 import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from .document import Document
+from .confinement import Restrictions, confine, limit_processor_time
 from .page_protocol import (
     HEADER,
     MAX_FRAME_BYTES,
@@ -27,21 +24,12 @@ from .page_protocol import (
 )
 from .refusal import Refusal
 
-_PR_SET_PDEATHSIG = 1
-
-
-def confine(parent: int, address_space: int, largest_file: int) -> None:
-    """Limits this process, before it touches the document, and ties its life to its parent's."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would be a copy of the record
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until the parent closes or something is refused."""
+    # When this process is confined: these are the libraries that read what people send.
+    from .document import Document  # noqa: PLC0415
+
     document: Document | None = None
     page_seconds = 0.0
 
@@ -57,7 +45,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         try:
             if isinstance(request, Open):
                 page_seconds = request.limits.page_seconds
-                _limit_processor_time(page_seconds)
+                limit_processor_time(page_seconds)
                 document = Document(
                     Path(request.path),
                     renderer=request.renderer,
@@ -70,7 +58,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             else:
                 assert document is not None
                 assert isinstance(request, Read)
-                _limit_processor_time(page_seconds)
+                limit_processor_time(page_seconds)
                 page = document.read(request.page)
                 image = document.image(request.page) if request.with_image else None
                 reply = to_frame(PageRead(page=page, image=image))
@@ -91,19 +79,18 @@ def _next_request(requests: BinaryIO) -> Open | Read | Words | None:
     return request_adapter.validate_json(requests.read(length))
 
 
-def _limit_processor_time(seconds: float) -> None:
-    """For what comes next. A program started for the page inherits it, and ends even if nobody is left to kill it."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
+def replies_only() -> BinaryIO:
+    """Standard output, for replies alone: libraries print what they please, and go to nowhere from now on."""
+    replies = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return replies
 
 
 def main() -> None:
-    parent, address_space, largest_file = map(int, sys.argv[1:4])
-    confine(parent, address_space, largest_file)
-    # Libraries print what they please: only replies may reach the parent.
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    replies = replies_only()
+    confine(Restrictions.model_validate_json(sys.argv[1]))
     serve(sys.stdin.buffer, replies)
 
 

@@ -83,10 +83,8 @@ class Refused(Row):
 
 
 Request = Annotated[Open | Read | Words, Field(discriminator="kind")]
-Reply = Annotated[Opened | PageRead | Recognise | Refused, Field(discriminator="kind")]
 
 request_adapter: TypeAdapter[Open | Read | Words] = TypeAdapter(Request)
-reply_adapter: TypeAdapter[Opened | PageRead | Recognise | Refused] = TypeAdapter(Reply)
 
 
 def to_frame(message: Row) -> bytes:

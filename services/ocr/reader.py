@@ -1,45 +1,21 @@
 """Pages of a document, read in a child process that hostile bytes may break without harm."""
 
-import asyncio
-import contextlib
-import os
 import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
-import pydantic
-
-from shared.contract.base import Row
 from shared.contract.pages import Page
-from shared.errors import ConfigurationError, TerminalError, TransientError
+from shared.errors import ConfigurationError, TransientError
 
+from .child import Child, ChildKilledError, confined_child
 from .limits import MIB, ReaderLimits
-from .page_protocol import (
-    HEADER,
-    MAX_FRAME_BYTES,
-    Engine,
-    Open,
-    Opened,
-    PageRead,
-    Read,
-    Recognise,
-    Refused,
-    Renderer,
-    Words,
-    reply_adapter,
-    to_frame,
-)
-from .refusal import ADVICE, RefusalCode
+from .page_protocol import Engine, Open, Opened, PageRead, Read, Recognise, Renderer, Words
+from .refusal import Refusal, as_error
 from .remote import RemoteEngine
+from .sandbox import Sandbox
 
 __all__ = ["DocumentReader", "OpenDocument", "ReaderKilledError", "ReaderLimits"]
-
-_ROOT = Path(__file__).parents[2]
-"""Where ``services`` and ``shared`` are importable from."""
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -60,7 +36,20 @@ class OpenDocument:
 
     async def read(self, number: int) -> PageRead:
         """The page, counted from 1. Raises what ``DocumentReader.open`` does."""
-        return await self._ask(number)
+        with _as_errors():
+            return await self._ask(number)
+
+
+@contextmanager
+def _as_errors() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        raise as_error(refusal.code) from None
+    except ChildKilledError:
+        raise ReaderKilledError(
+            "page_reader_killed", "The page reader was killed, perhaps for want of memory; it is tried again."
+        ) from None
 
 
 class DocumentReader:
@@ -73,6 +62,7 @@ class DocumentReader:
         engine: Engine,
         limits: ReaderLimits,
         tesseract_command: str | None,
+        sandbox: Sandbox | None = None,
         remote: RemoteEngine | None = None,
         with_images: bool = False,
     ) -> None:
@@ -80,10 +70,12 @@ class DocumentReader:
 
         Raises ``ConfigurationError`` where a program that the renderer or the engine runs isn't installed.
         """
+        self._programs: list[str] = []
         if renderer == "pdf2image":
-            _require("pdftoppm", "Install poppler-utils, or render with pypdfium2, which needs no program.")
+            self._require("pdftoppm", "Install poppler-utils, or render with pypdfium2, which needs no program.")
         if engine == "pytesseract":
-            _require(tesseract_command or "tesseract", "Install tesseract-ocr, or recognise with tesserocr.")
+            self._require(tesseract_command or "tesseract", "Install tesseract-ocr, or recognise with tesserocr.")
+        self._sandbox = sandbox or Sandbox("auto")
         self._renderer: Renderer = renderer
         self._engine: Engine = engine
         self._limits = limits
@@ -101,38 +93,39 @@ class DocumentReader:
                     on_page(number, document.pages)
         return pages
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def open(self, path: Path) -> AsyncIterator[OpenDocument]:
         """The document in a child of its own, until the block ends.
 
         Raises ``TerminalError`` with a ``RefusalCode`` as its code and advice as its message, ``ReaderKilledError``,
         and what the remote engine raises. Cancelling kills the child and whatever it started.
         """
-        size = path.stat().st_size
-        if size == 0:
-            _refuse("file_empty")
-        if size > self._limits.max_bytes:
-            _refuse("file_too_large")
-        async with self._child() as child:
-            opened = await self._ask(child, self._opening(path))
-            if not isinstance(opened, Opened):
-                _refuse("page_invalid")
-            if opened.pages > self._limits.max_pages:
-                _refuse("file_too_long")
+        async with self._child(path) as child:
+            with _as_errors():
+                size = path.stat().st_size
+                if size == 0:
+                    raise Refusal("file_empty")
+                if size > self._limits.max_bytes:
+                    raise Refusal("file_too_large")
+                opened = await child.ask(self._opening(path), Opened, seconds=self._limits.page_seconds)
+                if opened.pages > self._limits.max_pages:
+                    raise Refusal("file_too_long")
+            yield OpenDocument(opened.pages, lambda number: self._read(child, number))
 
-            async def read(number: int) -> PageRead:
-                answer = await self._ask(child, Read(page=number, with_image=self._with_images))
-                while isinstance(answer, Recognise) and self._remote is not None:
-                    blocks = await self._remote.recognise(answer.image)
-                    answer = await self._ask(child, Words(blocks=blocks, engine_version=self._remote.version))
-                if not isinstance(answer, PageRead):
-                    _refuse("page_invalid")
-                self._check(answer.page, number)
-                if answer.image is not None and not answer.image.startswith(_JPEG):
-                    _refuse("page_invalid")
-                return answer
-
-            yield OpenDocument(opened.pages, read)
+    async def _read(self, child: Child, number: int) -> PageRead:
+        seconds = self._limits.page_seconds
+        question = Read(page=number, with_image=self._with_images)
+        answer: PageRead | Recognise = await child.ask(question, PageRead, Recognise, seconds=seconds)
+        while isinstance(answer, Recognise):
+            if self._remote is None:
+                raise Refusal("page_invalid")
+            blocks = await self._remote.recognise(answer.image)
+            words = Words(blocks=blocks, engine_version=self._remote.version)
+            answer = await child.ask(words, PageRead, Recognise, seconds=seconds)
+        self._check(answer.page, number)
+        if answer.image is not None and not answer.image.startswith(_JPEG):
+            raise Refusal("page_invalid")
+        return answer
 
     def _opening(self, path: Path) -> Open:
         return Open(
@@ -143,66 +136,26 @@ class DocumentReader:
             limits=self._limits,
         )
 
-    @contextlib.asynccontextmanager
-    async def _child(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        # Its scratch folder is the parent's to remove: a killed child can't.
-        with tempfile.TemporaryDirectory(prefix="chartloom-page-") as scratch:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.ocr.page_process",
-                str(os.getpid()),
-                str(self._limits.memory_bytes),
-                # The largest file that it writes is a page in PGM, a byte a pixel, for a tesseract program.
-                str(int(self._limits.max_page_pixels * _EXPANSION) + MIB),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,  # a library's complaint may quote the document
-                cwd=_ROOT,
-                env=_environment(scratch),
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                # Always the group, and never a farewell: the child holds nothing that is worth waiting for.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-
-    async def _ask(self, child: asyncio.subprocess.Process, question: Row) -> Opened | PageRead | Recognise:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            async with asyncio.timeout(self._limits.page_seconds):
-                child.stdin.write(to_frame(question))
-                await child.stdin.drain()
-                (length,) = HEADER.unpack(await child.stdout.readexactly(HEADER.size))
-                if length > MAX_FRAME_BYTES:
-                    _refuse("page_invalid")
-                body = await child.stdout.readexactly(length)
-        except TimeoutError:
-            _refuse("page_timed_out")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            ended = await child.wait()
-            if ended == -signal.SIGKILL:
-                raise ReaderKilledError(
-                    "page_reader_killed", "The page reader was killed, perhaps for want of memory; it is tried again."
-                ) from None
-            _refuse("page_timed_out" if ended == -signal.SIGXCPU else "page_reader_died")
-        try:
-            reply = reply_adapter.validate_json(body)
-        except pydantic.ValidationError:
-            _refuse("page_invalid")
-        if isinstance(reply, Refused):
-            _refuse(reply.code)
-        return reply
+    def _child(self, path: Path) -> AbstractAsyncContextManager[Child]:
+        return confined_child(
+            self._sandbox,
+            "services.ocr.page_process",
+            path,
+            memory_bytes=self._limits.memory_bytes,
+            # The largest file that it writes is a page in PGM, a byte a pixel, for a program.
+            largest_file=int(self._limits.max_page_pixels * _EXPANSION) + MIB if self._programs else 0,
+            programs=self._programs,
+            timed_out="page_timed_out",
+            died="page_reader_died",
+        )
 
     def _check(self, page: Page, number: int) -> None:
         """What the shapes can't say of a page that a broken child might have made up."""
         holds_together = (
             page.page == number
             and page.width * page.height <= self._limits.max_page_pixels * _EXPANSION
+            and len(page.words) <= self._limits.max_page_words
+            and len(page.text) <= self._limits.max_page_characters
             and "\0" not in page.text  # Postgres has no text with it
             and all(
                 page.text[word.start : word.end] == word.text
@@ -212,26 +165,9 @@ class DocumentReader:
             )
         )
         if not holds_together:
-            _refuse("page_invalid")
+            raise Refusal("page_invalid")
 
-
-def _require(program: str, advice: str) -> None:
-    if shutil.which(program) is None:
-        raise ConfigurationError("program_missing", f"There is no program {program}. {advice}")
-
-
-def _environment(scratch: str) -> dict[str, str]:
-    """Only what reading needs: the service's own holds the database's address and keys."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),  # poppler's and tesseract's programs
-        "LANG": "C.UTF-8",
-        "TMPDIR": scratch,
-        # One page, one core: OpenMP's threads made one page take over 18 CPU seconds instead of 2.
-        "OMP_THREAD_LIMIT": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-
-
-def _refuse(code: RefusalCode) -> NoReturn:
-    # Without a cause: a validation error quotes what it read.
-    raise TerminalError(code, ADVICE[code]) from None
+    def _require(self, program: str, advice: str) -> None:
+        if shutil.which(program) is None:
+            raise ConfigurationError("program_missing", f"There is no program {program}. {advice}")
+        self._programs.append(program)

@@ -13,7 +13,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 from PIL import Image, ImageFile, ImageOps
 
-from .file_kind import FileKind
+from .file_kind import PILLOW_FORMATS, ImageKind, register_formats
 from .limits import ReaderLimits
 from .page_protocol import Renderer
 from .refusal import Refusal
@@ -122,17 +122,18 @@ class PdfPages:
 
 
 class ImagePages:
-    """A JPEG, PNG, or TIFF, each of whose frames is a page. May raise ``file_corrupt``, ``page_too_large``."""
+    """An image of one page, or a TIFF, each of whose frames is one. May raise ``file_corrupt``, ``page_too_large``."""
 
     engine = "pillow"
     engine_version = PIL.__version__
 
-    def __init__(self, path: Path, kind: FileKind, limits: ReaderLimits) -> None:
+    def __init__(self, path: Path, kind: ImageKind, limits: ReaderLimits) -> None:
         self._limits = limits
+        register_formats()
         with _image_errors():
-            # An explicit format keeps Pillow's forty other parsers away from hostile bytes.
-            self._image: ImageFile.ImageFile = Image.open(path, formats=[kind.upper()])
-            self.count = int(getattr(self._image, "n_frames", 1))
+            self._image: ImageFile.ImageFile = Image.open(path, formats=[PILLOW_FORMATS[kind]])
+            # Of other kinds a second frame is a thumbnail, a depth map or a moment later.
+            self.count = int(getattr(self._image, "n_frames", 1)) if kind == "tiff" else 1
 
     def render(self, number: int) -> PageImage:
         with _image_errors():
@@ -142,15 +143,24 @@ class ImagePages:
             if width * height > self._limits.max_image_pixels:
                 raise Refusal("page_too_large")
             dpi = self._stated_dpi()
+            if width * height > self._limits.max_page_pixels:
+                # A JPEG can be decoded at half its size or less, and grey alone; others take no notice.
+                shrink = math.sqrt(self._limits.max_page_pixels / (width * height))
+                self._image.draft("L", (int(width * shrink), int(height * shrink)))
             self._image.load()
             # Colours first: a palette can't be scaled, and the EXIF rotation is read from the image as opened.
             upright = _grey_on_white(ImageOps.exif_transpose(self._image))
-        shrink = min(1.0, math.sqrt(self._limits.max_page_pixels / (width * height)), _MAX_SIDE / max(width, height))
+        shrink = min(
+            1.0,
+            math.sqrt(self._limits.max_page_pixels / (upright.width * upright.height)),
+            _MAX_SIDE / max(upright.size),
+        )
         if shrink < 1.0:
             size = (max(1, int(upright.width * shrink)), max(1, int(upright.height * shrink)))
             upright = upright.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
         guess = max(upright.size) / _PAPER_INCHES
-        return PageImage(upright, round(dpi * shrink if dpi else min(max(guess, 70), 600)))
+        kept = math.sqrt(upright.width * upright.height / (width * height))
+        return PageImage(upright, round(dpi * kept if dpi else min(max(guess, 70), 600)))
 
     def _stated_dpi(self) -> float | None:
         """The image's own resolution. Cameras write 72 for "unknown", so anything below 100 isn't believed."""

@@ -30,6 +30,7 @@ OF_PATIENTS = {
     "public.user_profiles",
     "public.profile_access",
     "public.shell_files",
+    "public.scan_verdicts",
     "public.ocr_pages",
     "public.ai_pass_results",
     "public.patient_clinical_events",
@@ -63,6 +64,7 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("chartloom_operator", "chartloom.job_types"): {"select"},
     ("chartloom_operator", "chartloom.pipeline_steps"): {"select"},
     ("chartloom_operator", "chartloom.storage_findings"): {"select"},
+    ("chartloom_operator", "public.scan_verdicts"): {"select"},
 }
 
 
@@ -93,6 +95,8 @@ async def fill(owner: asyncpg.Connection, patient: Patient, users: dict[str, UUI
         )
     by = "patient_id, shell_file_id, run_id"
     for statement in (
+        f"insert into scan_verdicts ({by}, decision, is_encrypted, findings, antivirus, scanned_at) "
+        "values ($1, $2, $3, 'allow', false, '[]', 'not_scanned', now())",
         f"insert into ocr_pages ({by}, page, width, height, text, words, text_source, engine, engine_version) "
         "values ($1, $2, $3, 1, 9, 9, 'x', '[]', 'ocr', 't', '1')",
         f"insert into ai_pass_results ({by}, pass, provider, model, prompt_version, schema_version, result) "

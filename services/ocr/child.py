@@ -1,0 +1,118 @@
+"""The parent's end of a child process that reads foreign bytes: questions go in, checked answers come out."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, Union
+
+import pydantic
+
+from shared.contract.base import Row
+
+from .confinement import protect_from_children
+from .page_protocol import HEADER, MAX_FRAME_BYTES, Refused, to_frame
+from .refusal import Refusal, RefusalCode
+from .sandbox import Sandbox, Wanted
+
+R = TypeVar("R", bound=Row)
+
+_SHELL_OFFSET = 128
+"""bubblewrap says of a child that a signal ended: exit status 128 and the signal's number."""
+
+
+class ChildKilledError(Exception):
+    """Somebody else than its parent killed the child: the kernel in want of memory, or an operator.
+
+    It says nothing about the document.
+    """
+
+
+class Child:
+    """One process. Each way in which it can fail is a code, or ``ChildKilledError``; none fails its parent."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, timed_out: RefusalCode, died: RefusalCode) -> None:
+        self._process = process
+        self._timed_out: RefusalCode = timed_out
+        self._died: RefusalCode = died
+
+    async def ask(self, question: Row, *answers: type[R], seconds: float) -> R:
+        """One of these answers, within so many seconds, by the wall clock.
+
+        Raises ``Refusal``, the child's own or one about it, without a cause: a validation error quotes what it read.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(seconds):
+                self._process.stdin.write(to_frame(question))
+                await self._process.stdin.drain()
+                (length,) = HEADER.unpack(await self._process.stdout.readexactly(HEADER.size))
+                if length > MAX_FRAME_BYTES:
+                    raise Refusal("page_invalid") from None
+                body = await self._process.stdout.readexactly(length)
+        except TimeoutError:
+            raise Refusal(self._timed_out) from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            await self._tell_how_it_died()
+        try:
+            reply = _adapter(answers).validate_json(body)
+        except pydantic.ValidationError:
+            raise Refusal("page_invalid") from None
+        if isinstance(reply, Refused):
+            raise Refusal(reply.code)
+        assert isinstance(reply, answers)
+        return reply
+
+    async def _tell_how_it_died(self) -> NoReturn:
+        status = await self._process.wait()
+        number = -status if status < 0 else status - _SHELL_OFFSET
+        if number == signal.SIGXCPU:
+            raise Refusal(self._timed_out) from None
+        if number == signal.SIGKILL:
+            raise ChildKilledError
+        raise Refusal(self._died)
+
+
+@contextlib.asynccontextmanager
+async def confined_child(
+    sandbox: Sandbox,
+    module: str,
+    document: Path,
+    *,
+    memory_bytes: int,
+    largest_file: int = 0,
+    programs: Sequence[str] = (),
+    timed_out: RefusalCode,
+    died: RefusalCode,
+) -> AsyncIterator[Child]:
+    """``python -m module`` confined to one document; with the block it ends, and whatever it started."""
+    protect_from_children()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(sandbox.room)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chartloom-page-")))
+        process = await asyncio.create_subprocess_exec(
+            *sandbox.command(Wanted(module, document.absolute(), scratch, memory_bytes, largest_file, programs)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # a library's complaint may quote the document
+            cwd=sandbox.folder,
+            env=sandbox.environment(scratch),
+            start_new_session=True,
+        )
+        try:
+            yield Child(process, timed_out=timed_out, died=died)
+        finally:
+            # Always the group, and never a farewell: the child holds nothing that is worth waiting for.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+@functools.cache
+def _adapter(answers: tuple[type[Row], ...]) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(Union[*answers, Refused])  # type: ignore[arg-type]
