@@ -214,7 +214,7 @@ begin
             fair_tag = chartloom.next_fair_tag(v_job.job_type, v_job.priority, v_job.fairness_key)
         where id = v_job.id;
         update public.shell_files as f set status = 'processing', processing_error = null
-        where f.id = v_job.shell_file_id and f.status = 'failed'
+        where f.id = v_job.shell_file_id and f.status in ('failed', 'quarantined')
             and f.current_run_id = (v_job.payload ->> 'run_id')::uuid
             and not exists (
                 select from chartloom.job_queue as q

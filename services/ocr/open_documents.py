@@ -29,11 +29,14 @@ class Upload(NamedTuple):
 
 
 class KeptDocument:
-    """A document and the child that reads it, which is replaced when it was killed or has read enough."""
+    """A document and the child that reads it, which is replaced when it was killed or has read enough.
+
+    ``path`` is the upload as it came, for whoever has to look at it before it is opened.
+    """
 
     def __init__(self, reader: DocumentReader, path: Path) -> None:
         self._reader = reader
-        self._path = path
+        self.path = path
         self._child = AsyncExitStack()
         self._document: OpenDocument | None = None
         self._pages_read = 0
@@ -41,7 +44,7 @@ class KeptDocument:
     async def open(self) -> int:
         """How many pages it has. Raises what ``DocumentReader.open`` does."""
         if self._document is None:
-            self._document = await self._child.enter_async_context(self._reader.open(self._path))
+            self._document = await self._child.enter_async_context(self._reader.open(self.path))
             self._pages_read = 0
         return self._document.pages
 
