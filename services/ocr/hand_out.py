@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+SHORT_PAGES = 8
+"""No more pages than that are read by one, however slow the machine is at the moment."""
 HAND_OUT_SECONDS = 8.0
 """Work that is left and is worth handing out: eight scanned pages. A job more costs 15 ms, and a worker that has not
 opened the document yet 0.6 s."""
@@ -27,7 +29,7 @@ class Pace:
         return max(self._last, self._seconds / self._pages) if self._pages else 0.0
 
     def is_worth_handing_out(self, pages_left: int) -> bool:
-        return pages_left * self.seconds_a_page > HAND_OUT_SECONDS
+        return pages_left >= SHORT_PAGES and pages_left * self.seconds_a_page > HAND_OUT_SECONDS
 
     def divide(self, pages: Sequence[int]) -> list[tuple[int, int]]:
         """First and last page of each job. Pages in between that are read already are passed over by who gets it."""

@@ -29,7 +29,10 @@ class Upload(NamedTuple):
 
 
 class KeptDocument:
-    """A document and the child that reads it, which is replaced when it was killed or has read enough."""
+    """A document and the child that reads it, which is replaced when it was killed or has read enough.
+
+    ``path`` is the upload as it came, for whoever has to look at it before it is opened.
+    """
 
     def __init__(self, reader: DocumentReader, path: Path) -> None:
         self._reader = reader
