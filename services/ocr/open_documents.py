@@ -14,6 +14,7 @@ from shared.storage import Storage
 
 from .page_protocol import PageRead
 from .reader import DocumentReader, OpenDocument, ReaderKilledError
+from .refusal import as_error
 
 KEPT_SECONDS = 10.0
 """Longer than a page takes elsewhere, short enough that no file outlives its erasure by much."""
@@ -49,14 +50,20 @@ class KeptDocument:
         return self._document.pages
 
     async def read(self, number: int) -> PageRead:
-        """The page, counted from 1. A child that was killed costs its page a second try, and no more."""
+        """The page, counted from 1. A child that was killed costs its page a second try.
+
+        Raises ``TerminalError`` where that was killed, too: the page may be what fills the machine.
+        """
         if self._pages_read >= PAGES_A_CHILD:
             await self.close()
         try:
             return await self._read(number)
         except ReaderKilledError:
             await self.close()
+        try:
             return await self._read(number)
+        except ReaderKilledError:
+            raise as_error("page_reader_died") from None
 
     async def _read(self, number: int) -> PageRead:
         await self.open()

@@ -89,7 +89,7 @@ class Sandbox:
             allow_programs=bool(wanted.programs),
             tasks=_tasks_of_this_account() + _SPARE_TASKS,
             readable=(*_CODE, *_SYSTEM, *programs, *_OF_EVERY_PROCESS, str(wanted.document)),
-            writable=(str(wanted.scratch),) if wanted.programs else (),
+            writable=("/dev/null", str(wanted.scratch)) if wanted.programs else ("/dev/null",),
             has_landlock=self._has_landlock,
             has_seccomp=self._has_seccomp,
         )

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from services.ocr.limits import MIB
+from services.ocr.open_documents import KeptDocument
 from services.ocr.reader import DocumentReader, ReaderKilledError, ReaderLimits
+from services.ocr.sandbox import Sandbox
 from shared.errors import ChartloomError, TerminalError
 
 from .ocr_documents import ROOT, SAMPLES, endless_pdf
@@ -44,8 +47,13 @@ def endless(tmp_path: Path) -> Path:
 
 
 def reader(limits: ReaderLimits | None = None) -> DocumentReader:
+    # Without bubblewrap the process that is started is the one that reads.
     return DocumentReader(
-        renderer="pypdfium2", engine="tesserocr", limits=limits or ReaderLimits(), tesseract_command=None
+        renderer="pypdfium2",
+        engine="tesserocr",
+        limits=limits or ReaderLimits(),
+        tesseract_command=None,
+        sandbox=Sandbox("builtin"),
     )
 
 
@@ -102,33 +110,61 @@ async def test_the_death_of_the_child_is_a_typed_error(
     assert caught.value.code == code
 
 
+async def test_a_child_that_is_killed_is_replaced_and_no_page_is_read_twice(
+    children: list[asyncio.subprocess.Process],
+) -> None:
+    document = KeptDocument(reader(), SAMPLES / "discharge-letter.pdf")
+    assert await document.open() == 2
+    first = await document.read(1)
+    children[0].kill()
+    second = await document.read(2)
+    await document.close()
+    assert [first.page.page, second.page.page] == [1, 2]
+    assert len(children) == 2
+    for child in children:
+        assert_group_is_gone(child)
+
+
+async def test_a_page_on_which_children_are_killed_again_and_again_is_a_typed_error(
+    endless: Path, children: list[asyncio.subprocess.Process]
+) -> None:
+    document = KeptDocument(reader(), endless)
+    await document.open()
+    reading = asyncio.create_task(document.read(1))
+    children[0].kill()
+    async with asyncio.timeout(30):
+        while len(children) < 2:
+            await asyncio.sleep(0.01)
+    children[1].kill()
+    with pytest.raises(TerminalError) as caught:
+        await reading
+    assert caught.value.code == "page_reader_died"
+    assert len(children) == 2
+    await document.close()
+
+
 async def test_a_page_that_needs_too_much_memory_is_a_typed_error(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (9000, 9000), 255).save(path)
-    # 300 MB are enough for the interpreter and an A4 page, not for 81 Mpx in two copies.
+    # Enough for the interpreter and an A4 page, not for 81 Mpx in two copies.
     with pytest.raises(TerminalError) as caught:
-        await reader(ReaderLimits(memory_bytes=300 * 2**20)).read(path)
+        await reader(ReaderLimits(memory_bytes=240 * MIB)).read(path)
     assert caught.value.code == "page_out_of_memory"
 
 
-async def test_the_child_knows_no_secret_and_holds_to_its_limits(
-    monkeypatch: pytest.MonkeyPatch, children: list[asyncio.subprocess.Process]
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    seen: dict[str, str] = {}
-
-    def look(done: int, total: int) -> None:
-        for name in ("environ", "limits"):
-            seen[name] = Path(f"/proc/{children[0].pid}/{name}").read_text()
-
-    await reader(ReaderLimits(memory_bytes=1536 * 2**20)).read(SAMPLES / "discharge-letter.pdf", on_page=look)
-    names = {entry.split("=")[0] for entry in seen["environ"].split("\0") if entry}
-    assert names == {"PATH", "LANG", "TMPDIR", "OMP_THREAD_LIMIT", "OPENBLAS_NUM_THREADS"}
-    limits = {line[:26].strip(): line[26:].split()[:2] for line in seen["limits"].splitlines()}
-    assert limits["Max address space"] == [str(1536 * 2**20)] * 2
+async def test_the_child_holds_to_its_limits(children: list[asyncio.subprocess.Process]) -> None:
+    seen: list[str] = []
+    await reader(ReaderLimits(memory_bytes=400 * MIB)).read(
+        SAMPLES / "discharge-letter.pdf",
+        on_page=lambda *_: seen.append(Path(f"/proc/{children[0].pid}/limits").read_text()),
+    )
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in seen[0].splitlines()}
+    assert limits["Max data size"] == [str(400 * MIB)] * 2
+    assert limits["Max address space"] == [str(912 * MIB)] * 2
     assert limits["Max core file size"] == ["0", "0"]
-    assert int(limits["Max file size"][0]) < 100_000_000
+    assert limits["Max file size"] == ["0", "0"]
+    assert limits["Max open files"] == ["64", "64"]
+    assert int(limits["Max cpu time"][0]) <= ReaderLimits().page_seconds + 5
 
 
 def test_killing_the_service_leaves_no_child(endless: Path) -> None:

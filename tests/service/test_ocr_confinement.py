@@ -105,7 +105,8 @@ async def test_a_child_that_starts_programs_starts_no_bomb_and_none_that_outlive
 
 async def test_a_child_changes_no_file(attempt: Attempt, tmp_path: Path) -> None:
     for path in (tmp_path / "new", tmp_path / "document", "/tmp/new"):
-        assert await attempt("write", path) in ("EPERM", "EACCES")
+        assert await attempt("write", path) in ("EACCES", "EFBIG", "EROFS")
+    assert await attempt("write", "/dev/null") == "allowed"
     assert await attempt("delete", tmp_path / "document") == "EPERM"
 
 
@@ -116,7 +117,8 @@ async def test_a_child_holds_no_more_than_its_memory_and_cannot_ask_for_more(att
 
 
 async def test_a_child_starts_with_nothing_and_can_gain_nothing(attempt: Attempt) -> None:
-    assert "DATABASE_URL" not in await attempt("environment")
+    names = "LANG MALLOC_ARENA_MAX OMP_THREAD_LIMIT OPENBLAS_NUM_THREADS PATH TMPDIR"
+    assert (await attempt("environment")).replace(" PWD", "") == names  # bubblewrap says where it stands
     # 1 leads nowhere, 3 is where replies go, and the last is the listing's own.
     assert await attempt("descriptors") == "0 1 2 3 4"
     assert await attempt("status", "NoNewPrivs") == "1"
