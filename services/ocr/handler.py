@@ -1,4 +1,4 @@
-"""What happens to one job: the upload is fetched, scanned, opened, and its missing pages read, each kept as it is read."""
+"""What happens to one job: the upload is fetched, scanned and opened, its missing pages read and each kept."""
 
 import time
 from collections.abc import Sequence

@@ -20,6 +20,9 @@ from services.ocr.handler import OcrHandler
 from services.ocr.open_documents import OpenDocuments, Upload
 from services.ocr.page_protocol import PageRead
 from services.ocr.reader import DocumentReader, OpenDocument, ReaderLimits
+from services.ocr.sandbox import Sandbox
+from services.ocr.scan.policy import DEFAULT_POLICY
+from services.ocr.scan.scanner import Scanner
 from shared.database import open_pool
 from shared.errors import TerminalError, TransientError
 from shared.listener import Listener
@@ -78,7 +81,8 @@ async def service(database: Database, storage: LocalStorage, *, concurrency: int
     settings = ServiceSettings(database_url=url, worker_id="ocr", worker_concurrency=concurrency, poll_seconds=0.2)
     pool = await open_pool(url, size=4, application_name="ocr under test")
     documents = OpenDocuments(storage=storage, reader=make_reader(), max_bytes=1 << 20, limit=concurrency)
-    handlers = OcrHandler(pool=pool, storage=storage, documents=documents).handlers()
+    scanner = Scanner(sandbox=Sandbox("auto"), limits=ReaderLimits(), policy=dict(DEFAULT_POLICY), antivirus=None)
+    handlers = OcrHandler(pool=pool, storage=storage, documents=documents, scanner=scanner).handlers()
     topics = [handler.job_type for handler in handlers]
     listener = Listener(listen_url=url, pool=pool, topics=topics, application_name="ocr under test")
     worker = Worker(
