@@ -10,9 +10,9 @@ from shared.contract.findings import (
     Engine,
     Enrichment,
     Entity,
-    Finding,
     Narration,
     RejectedFinding,
+    finding_key,
     folded,
 )
 
@@ -65,12 +65,6 @@ def clinical_rows(
         ],
         "finding_reviews": [{"finding_key": key, **item} for key, item in waiting.items()],
     }
-
-
-def finding_key(shell_file_id: UUID, finding: Finding) -> str:
-    """The finding's name in every run over the document, whichever model finds it."""
-    words = folded(finding.source.quote)
-    return str(uuid5(shell_file_id, f"{finding.source.page}/{finding.kind}/{finding.occurrence}/{words}"))
 
 
 def _waiting(

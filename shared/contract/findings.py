@@ -1,6 +1,7 @@
 """Findings as ``services/ai`` writes them to ``ai_pass_results`` and ``services/persister`` reads them."""
 
 from typing import Any, Literal
+from uuid import UUID, uuid5
 
 from pydantic import Field
 
@@ -77,6 +78,12 @@ class Finding(Row):
     codes: tuple[Code, ...] = ()
     uncertain: bool = False
     """OCR was not sure of these words."""
+
+
+def finding_key(shell_file_id: UUID, finding: Finding) -> str:
+    """The finding's name in every run over the document, whichever model finds it."""
+    words = folded(finding.source.quote)
+    return str(uuid5(shell_file_id, f"{finding.source.page}/{finding.kind}/{finding.occurrence}/{words}"))
 
 
 class RejectedFinding(Row):
