@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from shared.contract.findings import Entity
 
 from .local import terminology
+from .local.terminology import Concept
 from .local.words import key, words
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -32,6 +33,8 @@ _GENERIC = frozenset({"sign", "and", "symptom", "disease", "condition", "finding
 # A capital inside a sentence: a person, a place, an abbreviation. A word that opens one may be any.
 _NAME = re.compile(r"(?<=[\w,;)'’\"] )[(\[\"'‘“]?(?P<name>[A-Z][\w'’-]*)")
 _ADDRESS = re.compile(r"https?:|www\.|\S@\S", re.I)
+_CATEGORY = 3
+"""Characters of an ICD-10 code that say which disease it is; the others say where and how."""
 _SHORT = 3
 """Letters of a word that may be what a sentence names: fewer are "the", "was", "of"."""
 
@@ -63,7 +66,8 @@ def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
 
 def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> bool:
     """Whether the cited entities bear what the sentence says, and the sentence says something of them."""
-    said = "\n".join(text for entity in cited for text in _borne(entity, document_date))
+    # Apart, so that no term runs from one into the next.
+    said = "\n\n".join(text for entity in cited for text in _borne(entity, document_date))
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
     if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
         return False
@@ -77,16 +81,22 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     names = {word.key for match in _NAME.finditer(sentence) for word in words(match["name"])} - {"i"}
     if not names <= printed | {key(month) for month in months}:
         return False
-    concepts = terminology.named(said, _NAMED)
+    known = terminology.named(said, _NAMED)
     told = terminology.named(sentence, _NAMED)
-    if not all(name in concepts or spelling <= printed | _GENERIC for name, spelling in told.items()):
+    if not all(spelling <= printed | _GENERIC or _is_one_of(concept, known) for concept, spelling in told.items()):
         return False
-    return _is_about(sentence, printed, told, concepts)
-
-
-def _is_about(
-    sentence: str, printed: set[str], told: dict[str, frozenset[str]], concepts: dict[str, frozenset[str]]
-) -> bool:
-    """Whether it names one thing at least that it cites: what fits any citation was made up, or copied."""
+    # What fits any citation was made up, or copied: it names one thing at least that it cites.
     own = {word.key for word in words(sentence) if len(word.key) >= _SHORT or not word.key.isalpha()}
-    return bool(own & printed or told.keys() & concepts.keys())
+    return bool(own & printed) or any(_is_one_of(concept, known) for concept in told)
+
+
+def _is_one_of(concept: Concept, known: Iterable[Concept]) -> bool:
+    """By name, or by a code's category: a heart attack is a myocardial infarction. A sign without a code may be any."""
+    categories = {(code.system, code.code[:_CATEGORY]) for other in known for code in other.codes}
+    if any(concept.name == other.name for other in known):
+        return True
+    if concept.label == "medication":
+        return False
+    if not concept.codes:
+        return concept.label == "symptom"
+    return any((code.system, code.code[:_CATEGORY]) in categories for code in concept.codes)

@@ -268,7 +268,9 @@ class Ground:
                 if differing > may_differ or not _alike(word, wanted):
                     break
             else:
-                places.append(Match(words[first][1], words[first + len(needle) - 1][2], "fuzzy"))
+                start, end = words[first][1], words[first + len(needle) - 1][2]
+                if not (_inside_number(self.text, start) or _inside_number(self.text, end)):
+                    places.append(Match(start, end, "fuzzy"))
         return places
 
     def _candidates(self, needle: Sequence[str], may_differ: int) -> list[int]:

@@ -147,11 +147,11 @@ def name(text: str) -> str:
     return phrase(concept.name if concept else text)
 
 
-def named(text: str, labels: frozenset[str]) -> dict[str, frozenset[str]]:
-    """What a text names, by concept, so that a brand and its substance are the same; and by which words."""
+def named(text: str, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+    """What a text names, so that a brand and its substance are the same; and by which words."""
     found = words(text)
     return {
-        hit.concept.name: frozenset(word.key for word in found[hit.first : hit.last])
+        hit.concept: frozenset(word.key for word in found[hit.first : hit.last])
         for hit in load().hits(found)
         if hit.concept.label in labels
     }
