@@ -72,7 +72,7 @@ def repeats(said: str, *, or_examples: bool) -> bool:
 
 @cache
 def _runs(*, or_examples: bool) -> frozenset[tuple[str, ...]]:
-    found = set()
+    found: set[tuple[str, ...]] = set()
     for task in VERSIONS:
         words = _WORD.findall((text(task) if or_examples else _BLOCK.sub("", text(task))).casefold())
         found.update(tuple(words[first : first + _COPIED]) for first in range(len(words) - _COPIED + 1))

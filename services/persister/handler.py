@@ -13,17 +13,17 @@ from shared.results import read_pass
 from shared.worker import Handler
 
 from . import identity
-from .rows import Rows, clinical_rows
+from .rows import ClinicalRows, clinical_rows
 
 
 class PersistHandler:
     def __init__(self, *, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    def handler(self) -> Handler[DocumentPayload, Rows]:
+    def handler(self) -> Handler[DocumentPayload, ClinicalRows]:
         return Handler(job_type="persist", payload=DocumentPayload, work=self.shape_rows, store=write_rows)
 
-    async def shape_rows(self, job: ClaimedJob, payload: DocumentPayload) -> Rows:
+    async def shape_rows(self, job: ClaimedJob, payload: DocumentPayload) -> ClinicalRows:
         detection = await read_pass(self._pool, job, "detect", Detection)
         enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
         narration = await read_pass(self._pool, job, "narrate", Narration)
@@ -56,7 +56,7 @@ def check_grounded(enrichment: Enrichment, pages: dict[int, str]) -> None:
                 )
 
 
-async def write_rows(connection: Connection, job: ClaimedJob, rows: Rows) -> dict[str, Any]:
+async def write_rows(connection: Connection, job: ClaimedJob, rows: ClinicalRows) -> dict[str, Any]:
     written = await connection.fetchval(
         "select chartloom.persist_findings($1, $2, $3)", job.job_id, job.lease_token, rows
     )

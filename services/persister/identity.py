@@ -115,7 +115,8 @@ def _labelled(pages: Mapping[int, str]) -> Iterator[tuple[str, _Stated]]:
 
 
 def _names(pages: Mapping[int, str]) -> list[_Stated]:
-    of_patient, anybodys = [], []
+    of_patient: list[_Stated] = []
+    anybodys: list[_Stated] = []
     for label, stated in _labelled(pages):
         is_patients = _is_label(label, _OF_PATIENT)
         if not is_patients and not _is_label(label, _ANYBODYS):

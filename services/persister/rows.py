@@ -18,7 +18,7 @@ from shared.contract.findings import (
 
 from .identity import Contradiction
 
-Rows = dict[str, list[dict[str, Any]]]
+ClinicalRows = dict[str, list[dict[str, Any]]]
 
 
 def clinical_rows(
@@ -30,7 +30,7 @@ def clinical_rows(
     *,
     detection: Detection | None = None,
     contradictions: Sequence[Contradiction] = (),
-) -> Rows:
+) -> ClinicalRows:
     """One list a table, in its columns' names. Ids derive from run and entity: the same run gives the same rows.
 
     The spokes are made of the hub's rows, in SQL.
