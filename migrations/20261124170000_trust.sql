@@ -434,6 +434,7 @@ as $$
 declare
     v_passes constant text[] := array['detect', 'enrich', 'narrate'];
     v_file public.shell_files;
+    v_run_id uuid;
 begin
     if coalesce(p_from_pass not between 1 and 3 or p_limit not between 1 and 10000, true) then
         raise exception 'from_pass must be between 1 and 3, limit between 1 and 10000' using errcode = 'CL005';
@@ -459,21 +460,22 @@ begin
         shell_file_id := v_file.id;
         insert into chartloom.document_runs (shell_file_id, ocr_run_id)
         select v_file.id, r.ocr_run_id from chartloom.document_runs as r where r.id = v_file.current_run_id
-        returning id into run_id;
+        returning id into v_run_id;
+        run_id := v_run_id;
         insert into public.ai_pass_results (
             run_id, pass, shell_file_id, patient_id, provider, model, prompt_version, schema_version, result
         )
-        select run_id, r.pass, r.shell_file_id, r.patient_id, r.provider, r.model, r.prompt_version, r.schema_version,
+        select v_run_id, r.pass, r.shell_file_id, r.patient_id, r.provider, r.model, r.prompt_version, r.schema_version,
             r.result
         from public.ai_pass_results as r
         where r.run_id = v_file.current_run_id and r.pass = any(v_passes[1:p_from_pass - 1]);
-        update public.shell_files set status = 'queued', processing_error = null, current_run_id = run_id
+        update public.shell_files set status = 'queued', processing_error = null, current_run_id = v_run_id
         where id = v_file.id;
         job_id := chartloom.enqueue_job_v3(
             'ai_' || v_passes[p_from_pass], 'ai',
-            jsonb_build_object('shell_file_id', v_file.id, 'run_id', run_id),
+            jsonb_build_object('shell_file_id', v_file.id, 'run_id', v_run_id),
             p_priority => -10,
-            p_idempotency_key => 'run:' || run_id::text,
+            p_idempotency_key => 'run:' || v_run_id::text,
             p_traceparent => v_file.traceparent
         );
         return next;
@@ -490,6 +492,7 @@ as $$
 #variable_conflict use_column
 declare
     v_file public.shell_files;
+    v_run_id uuid;
 begin
     if coalesce(p_limit not between 1 and 10000, true) then
         raise exception 'limit must be between 1 and 10000' using errcode = 'CL005';
@@ -504,9 +507,10 @@ begin
         shell_file_id := v_file.id;
         insert into chartloom.document_runs (shell_file_id, ocr_run_id)
         select v_file.id, r.ocr_run_id from chartloom.document_runs as r where r.id = v_file.current_run_id
-        returning id into run_id;
+        returning id into v_run_id;
+        run_id := v_run_id;
         job_id := chartloom.enqueue_job_v3(
-            'ai_shadow', 'ai', jsonb_build_object('shell_file_id', v_file.id, 'run_id', run_id), p_priority => -100
+            'ai_shadow', 'ai', jsonb_build_object('shell_file_id', v_file.id, 'run_id', v_run_id), p_priority => -100
         );
         return next;
     end loop;

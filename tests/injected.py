@@ -21,8 +21,8 @@ EVIL_SENTENCES = (
 )
 CANARIES = (
     "Quackenbush", "Grackle", "Bellwether", "Fennimore", "Thistlewood", "Crabtree", "Wigglesworth", "Swindlehurst",
-    "Ponsonby", "Farthingale", "4.73", "91.6", "10.27", "139.1", "5.83", "88.3", "41.7", "allopurinol", "apixaban",
-    "cholecystitis", "Blackadder", "melanoma", "999.9",
+    "Ponsonby", "Farthingale", "4.7391", "91.618", "10.273", "139.17", "5.8327", "88.362", "41.729", "allopurinol",
+    "apixaban", "cholecystitis", "Blackadder", "melanoma", "999.9",
 )  # fmt: skip
 """Names and values of the documents and of what the endpoint says."""
 

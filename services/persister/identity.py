@@ -18,6 +18,8 @@ _OF_PATIENT = frozenset(
 )
 _ANYBODYS = frozenset({"name", "full name", "re", "regarding"})
 """Labels that stand beside other people's names, too: asked only where no label names the patient."""
+_LAST = frozenset({"surname", "last name", "family name"})
+_FIRST = frozenset({"forename", "forenames", "first name", "given name", "given names"})
 _OF_BIRTH = frozenset({"dob", "d o b", "date of birth", "birth date", "birthdate", "born", "patient dob"})
 _LABELLED = re.compile(r"(?P<label>[^\W\d_][^\n:;]{0,30}?)[ \t]*[:;][ \t]*(?P<value>[^\n]{2,100})")
 _LABEL_WORDS = 4
@@ -92,9 +94,9 @@ def contradictions(pages: Mapping[int, str], profile: Profile) -> tuple[Contradi
     own = _name_parts(profile.display_name or "")
     # One word may be what the family calls them; two are a name.
     if len(own) >= _IN_FULL:
-        names = [stated for stated in _names(pages) if len(_name_parts(stated.text)) >= _IN_FULL]
-        if names and not any(_same_name(_name_parts(stated.text), own) for stated in names):
-            found.append(names[0].as_contradiction("name"))
+        names = [(stated, parts) for stated, parts in _names(pages) if len(parts) >= _IN_FULL]
+        if names and not any(_same_name(parts, own) for _, parts in names):
+            found.append(names[0][0].as_contradiction("name"))
     if profile.birth_date is not None:
         births = [(stated, days) for stated in _births(pages) if (days := _days(stated.text))]
         if births and not any(profile.birth_date in days for _, days in births):
@@ -114,19 +116,37 @@ def _labelled(pages: Mapping[int, str]) -> Iterator[tuple[str, _Stated]]:
                 yield inner["label"], _Stated(page, shift + inner.start("value"), inner["value"])
 
 
-def _names(pages: Mapping[int, str]) -> list[_Stated]:
-    of_patient: list[_Stated] = []
-    anybodys: list[_Stated] = []
+def _names(pages: Mapping[int, str]) -> list[tuple[_Stated, list[str]]]:
+    """Whom the pages name as their patient: where it stands, and the parts of the name."""
+    of_patient: list[tuple[_Stated, list[str]]] = []
+    anybodys: list[tuple[_Stated, list[str]]] = []
+    first: list[str] | None = None
+    last: tuple[_Stated, list[str]] | None = None
     for label, stated in _labelled(pages):
-        is_patients = _is_label(label, _OF_PATIENT)
-        if not is_patients and not _is_label(label, _ANYBODYS):
+        name = _name_in(stated)
+        if name is None:
             continue
-        end = _NAME_END.search(stated.text)
-        name = (stated.text[: end.start()] if end else stated.text).rstrip(" \t.,;-")
-        if _PROFESSIONAL.match(name) or not _looks_like_a_name(name):
-            continue
-        (of_patient if is_patients else anybodys).append(_Stated(stated.page, stated.start, name))
+        parts = _name_parts(name.text)
+        if _is_label(label, _OF_PATIENT):
+            of_patient.append((name, parts))
+        elif _is_label(label, _FIRST):
+            first = first or parts
+        elif _is_label(label, _LAST):
+            last = last or (name, parts)
+        elif _is_label(label, _ANYBODYS):
+            anybodys.append((name, parts))
+    if first and last:
+        of_patient.append((last[0], first + last[1]))
     return of_patient or anybodys
+
+
+def _name_in(stated: _Stated) -> _Stated | None:
+    """The stretch that begins a value and is a person's name, as far as that shows."""
+    end = _NAME_END.search(stated.text)
+    name = (stated.text[: end.start()] if end else stated.text).rstrip(" \t.,;-")
+    if _PROFESSIONAL.match(name) or not _looks_like_a_name(name):
+        return None
+    return _Stated(stated.page, stated.start, name)
 
 
 def _births(pages: Mapping[int, str]) -> Iterator[_Stated]:

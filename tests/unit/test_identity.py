@@ -29,6 +29,8 @@ def fields(text: str, profile: Profile = OWN) -> list[str]:
         "Patient: 74-year-old woman with asthma",
         "Patient: Female\nPatient: Inpatient Ward Seven",
         "DOB: illegible",
+        "SURNAME: O'Sullivan-Byrne   FIRST NAME: Margaret",
+        "Surname: Kelly",
         "Patient details: see overleaf\nDate: 4 May 2024",
         "Mother's name: Bridget Kelly",
         "Patient: Margaret O'Sullivan-Byrne DOB: 12/03/1950\nSister\nPatient: Bridget Kelly DOB: 1/1/1948",
@@ -51,6 +53,7 @@ def test_what_does_not_contradict(text: str) -> None:
         ("Name: Bridget Kelly\nD.O.B. 4 June 1988", ["name", "birth_date"]),
         ("Re: Ms Bridget Kelly, DOB: 04/06/88, 12 Hill Street", ["name", "birth_date"]),
         ("Patient: Margaret Kelly", ["name"]),
+        ("FORENAME: Bridget   SURNAME: Kelly   DOB: 12/03/1950", ["name"]),
     ],
 )
 def test_what_contradicts(text: str, contradicted: list[str]) -> None:
