@@ -21,7 +21,9 @@ _ANYBODYS = frozenset({"name", "full name", "re", "regarding"})
 _LAST = frozenset({"surname", "last name", "family name"})
 _FIRST = frozenset({"forename", "forenames", "first name", "given name", "given names"})
 _OF_BIRTH = frozenset({"dob", "d o b", "date of birth", "birth date", "birthdate", "born", "patient dob"})
-_LABELLED = re.compile(r"(?P<label>[^\W\d_][^\n:;]{0,30}?)[ \t]*[:;][ \t]*(?P<value>[^\n]{2,100})")
+# The value is looked ahead at: "Patient: Ann Lee  DOB: 3 May 1950" has a label in it.
+_LABELLED = re.compile(r"(?P<label>[^\n:;]{1,60})[:;](?=[ \t]*(?P<value>[^\n]{2,100}))")
+_GAP = re.compile(r"\s{2,}|\t|[,(|]")
 _LABEL_WORDS = 4
 _UNLABELLED_BIRTH = re.compile(
     r"\b(?:d\.?[ ]?o\.?[ ]?b\.?|date of birth|birth ?date)[ \t]+(?P<value>[0-9OolISB][^\n]{3,40})", re.I
@@ -107,13 +109,7 @@ def contradictions(pages: Mapping[int, str], profile: Profile) -> tuple[Contradi
 def _labelled(pages: Mapping[int, str]) -> Iterator[tuple[str, _Stated]]:
     for page, text in pages.items():
         for match in _LABELLED.finditer(text):
-            value = match["value"]
-            stated = _Stated(page, match.start("value"), value)
-            yield match["label"], stated
-            # "Patient: Ann Lee  DOB: 3 May 1950": a line has several.
-            shift = match.start("value")
-            for inner in _LABELLED.finditer(value):
-                yield inner["label"], _Stated(page, shift + inner.start("value"), inner["value"])
+            yield _GAP.split(match["label"].strip())[-1], _Stated(page, match.start("value"), match["value"])
 
 
 def _names(pages: Mapping[int, str]) -> list[tuple[_Stated, list[str]]]:
