@@ -1,6 +1,7 @@
 """What one sees in the terminal: documents moving through their stages, then what was found in them."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -86,8 +87,9 @@ def findings(document: Mapping[str, Any]) -> Group:
             Text(_details(entity)),
             Text(f"“{' '.join(entity['source']['quote'].split())}”", "italic"),
         )
+    waiting = _waiting(document["waiting"])
     if not document["entities"]:
-        return Group(heading, Text(""))
+        return Group(heading, *waiting, Text(""))
     heading.append(f"  {len(document['pages'])} page(s), {len(document['entities'])} findings", "dim")
     parts: list[Any] = [heading, table]
     dated = [entry for entry in document["timeline"] if entry["date"]]
@@ -98,7 +100,18 @@ def findings(document: Mapping[str, Any]) -> Group:
             parts.append(Text(f"  … and {len(dated) - TIMELINE_LINES} more, in --json", "dim"))
     if document["narrative"]:
         parts += [Text("In words", "bold"), Text(document["narrative"])]
-    return Group(*parts, Text(""))
+    return Group(*parts, *waiting, Text(""))
+
+
+def _waiting(reviews: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """What a person has to look at."""
+    if any(review["reason"] == "other_person" for review in reviews):
+        return [Text("It may be somebody else's: nothing of it counts until a person has said whose it is.", "yellow")]
+    if not reviews:
+        return []
+    counts = Counter(review["reason"] for review in reviews)
+    told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(counts.items()))
+    return [Text(f"Waiting for a person: {told} (docs/review.md)", "dim")]
 
 
 def print_next_steps(console: Console, home: Path, json_path: Path | None) -> None:

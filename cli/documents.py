@@ -120,6 +120,14 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
             {"date": row["event_date"], "title": row["title"], "entity_ids": [str(i) for i in row["event_ids"]]}
             for row in await _run_rows(connection, "healthcare_timeline_events", run_id)
         ],
+        "waiting": [
+            dict(row)
+            for row in await connection.fetch(
+                "select finding_key::text, reason, claim from finding_reviews "
+                "where shell_file_id = $1 and status = 'waiting' order by reason, finding_key",
+                file["id"],
+            )
+        ],
         "stages": [
             {
                 "job_id": stage["job_id"],
@@ -153,6 +161,8 @@ def _entity(row: asyncpg.Record) -> dict[str, Any]:
         "subject": row["subject"],
         "attributes": row["attributes"],
         "codes": row["codes"],
+        "links": [{"relation": link["relation"], "entity_id": link["event_id"]} for link in row["links"]],
+        "uncertain": row["uncertain"],
         "source": {
             "page": row["page"],
             "start": row["char_start"],

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from . import operations, patients
+from . import operations, patients, runs
 from .capacity.app import app as capacity
 from .console import err, out, run
 from .deployment import open_deployment
@@ -74,6 +74,7 @@ async def _up() -> None:
 
 
 app.add_typer(operations.app)
+app.add_typer(runs.app)
 app.add_typer(patients.app)
 app.add_typer(capacity)
 

@@ -10,7 +10,8 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from services.persister.handler import ClinicalRows, PersistHandler
+from services.persister.handler import PersistHandler
+from services.persister.rows import ClinicalRows
 from shared.contract.base import Row
 from shared.contract.findings import (
     Alignment,
@@ -36,6 +37,7 @@ from shared.jobs import ClaimedJob, claim_jobs, complete_job
 ENGINE = Engine(provider="bench", model="invented", prompt_version="1", schema_version="1")
 FINDINGS = (60, 100)
 """As the samples' letters have: 73 on three pages and 92 on two, with 46 and 59 entries of the timeline."""
+PAGES = 4
 VARIANTS = 12
 """So many different results; the documents have them in turn."""
 
@@ -80,13 +82,30 @@ class PassResults:
     detection: Detection
     enrichment: Enrichment
     narration: Narration
+    pages: tuple[str, ...]
+
+
+class _Paper:
+    """Pages on which whatever is found gets printed."""
+
+    def __init__(self) -> None:
+        self.pages = [""] * PAGES
+
+    def print(self, random_source: random.Random, quote: str) -> Source:
+        page = random_source.randrange(PAGES)
+        start = len(self.pages[page])
+        self.pages[page] += f"{quote} "
+        top = random_source.randrange(2_000)
+        box = (100.0, float(top), 100.0 + 9 * len(quote), top + 24.5)
+        return Source(page=page + 1, start=start, end=start + len(quote), quote=quote, boxes=(box,))
 
 
 # -- what the passes found --------------------------------------------------------------------------------------------
 
 
 def pass_results(random_source: random.Random, findings: int) -> PassResults:
-    entities = tuple(_entity(random_source, number) for number in range(1, findings + 1))
+    paper = _Paper()
+    entities = tuple(_entity(random_source, paper, number) for number in range(1, findings + 1))
     ids = [entity.id for entity in entities]
 
     def some() -> tuple[str, ...]:
@@ -116,13 +135,14 @@ def pass_results(random_source: random.Random, findings: int) -> PassResults:
                 for number in range(1, 1 + min(findings, random_source.randint(45, 60)))
             ),
         ),
+        tuple(paper.pages),
     )
 
 
-def _entity(random_source: random.Random, number: int) -> Entity:
+def _entity(random_source: random.Random, paper: _Paper, number: int) -> Entity:
     kind = random_source.choice(KINDS)
     term = random_source.choice(TERMS[kind])
-    source = _source(random_source, term)
+    source = paper.print(random_source, term)
     return Entity(
         id=f"e{number}",
         kind=kind,
@@ -134,21 +154,16 @@ def _entity(random_source: random.Random, number: int) -> Entity:
         codes=(Code(system="http://snomed.info/sct", code=str(100_000 + number), display=term),) if number % 3 else (),
         assertion=random_source.choice(ASSERTIONS),
         subject="family" if number % 20 == 0 else "patient",
-        attributes={name: _attribute(random_source, name) for name in ATTRIBUTES[kind] if random_source.random() < 0.7},
+        attributes={
+            name: _attribute(random_source, paper, name) for name in ATTRIBUTES[kind] if random_source.random() < 0.7
+        },
     )
 
 
-def _attribute(random_source: random.Random, name: AttributeName) -> Attribute:
+def _attribute(random_source: random.Random, paper: _Paper, name: AttributeName) -> Attribute:
     text = f"{random_source.uniform(1, 200):.1f}"
     normalised = float(text) if name == "value" and random_source.random() < 0.8 else None
-    return Attribute(text=text, normalised=normalised, source=_source(random_source, text))
-
-
-def _source(random_source: random.Random, quote: str) -> Source:
-    start = random_source.randrange(3_000)
-    top = random_source.randrange(2_000)
-    box = (100.0, float(top), 100.0 + 9 * len(quote), top + 24.5)
-    return Source(page=random_source.randint(1, 4), start=start, end=start + len(quote), quote=quote, boxes=(box,))
+    return Attribute(text=text, normalised=normalised, source=paper.print(random_source, text))
 
 
 # -- into the database ------------------------------------------------------------------------------------------------
@@ -197,6 +212,19 @@ async def add_runs(
     await owner.executemany(
         "update public.shell_files set current_run_id = $1, status = 'queued' where id = $2",
         [(document.run_id, document.shell_file_id) for document in documents],
+    )
+    await owner.executemany(
+        """
+        insert into public.ocr_pages (
+            run_id, shell_file_id, patient_id, page, width, height, text, words, text_source, engine, engine_version
+        )
+        values ($1, $2, $3, $4, 1654, 2339, $5, '[]', 'ocr', 'bench', '1')
+        """,
+        [
+            (document.run_id, document.shell_file_id, document.patient_id, number, text)
+            for place, document in enumerate(documents)
+            for number, text in enumerate(results[place % VARIANTS].pages, start=1)
+        ],
     )
     passes: dict[str, Sequence[Row]] = {
         "detect": [result.detection for result in results],

@@ -1,33 +1,55 @@
 """``python -m services.ai``: claims the jobs of the three passes until told to stop."""
 
+from typing import Any, Literal
+
 from shared.errors import ConfigurationError
-from shared.service import run_worker
+from shared.service import Runtime, run_worker
 from shared.settings import exit_misconfigured, load_settings
+from shared.worker import Handler
 
 from .handler import JOB_TYPES, AiHandler
-from .providers import open_provider, within_limits
+from .providers import Provider, open_provider, within_limits
 from .settings import AiSettings
+from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
+from .shadow import ShadowHandler
 
 
 def main() -> None:
     try:
         settings = load_settings(AiSettings)
-        provider = open_provider(
-            provider=settings.ai_provider,
-            model=settings.ai_model,
-            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
-            base_url=settings.openai_base_url,
-            timeout_s=settings.ai_timeout_seconds,
-            price=settings.ai_prices.get(settings.ai_model or ""),
-        )
+        provider = _open(settings, settings.ai_provider, settings.ai_model)
+        checker = _open(settings, "local", None) if settings.ai_cross_check and provider.name != "local" else None
+        shadow = None
+        if candidate := settings.ai_shadow_model:
+            shadow = _open(settings, "local" if candidate == "local" else "openai", candidate)
     except ConfigurationError as error:
         exit_misconfigured(error)
+
+    def handlers(runtime: Runtime) -> list[Handler[Any, Any]]:
+        limited = within_limits(provider, runtime.pool)
+        built = AiHandler(pool=runtime.pool, provider=limited, checker=checker).handlers()
+        if shadow is not None:
+            built.append(ShadowHandler(pool=runtime.pool, provider=within_limits(shadow, runtime.pool)).handler())
+        return built
+
     run_worker(
         "ai",
         settings,
-        JOB_TYPES,
-        lambda runtime: AiHandler(pool=runtime.pool, provider=within_limits(provider, runtime.pool)).handlers(),
-        details={"provider": provider.name, "model": provider.model},
+        # Last: a candidate reads when nobody waits for the model that counts.
+        [*JOB_TYPES, SHADOW_JOB_TYPE] if shadow else JOB_TYPES,
+        handlers,
+        details={"provider": provider.name, "model": provider.model} | ({"shadow": shadow.model} if shadow else {}),
+    )
+
+
+def _open(settings: AiSettings, provider: Literal["local", "openai"], model: str | None) -> Provider:
+    return open_provider(
+        provider=provider,
+        model=model,
+        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
+        base_url=settings.openai_base_url,
+        timeout_s=settings.ai_timeout_seconds,
+        price=settings.ai_prices.get(model or ""),
     )
 
 

@@ -1,9 +1,13 @@
-"""What a sentence may say: every number, date and medicine in it stands in the entities that it cites."""
+"""What a sentence may say: its numbers, dates, medicines, conditions and names stand in the entities that it cites."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from shared.contract.findings import Entity
+
+from .local import terminology
+from .local.terminology import Concept
+from .local.words import key, words
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
@@ -22,8 +26,17 @@ _NUMERALS = {
 }
 _NUMERAL = re.compile(rf"\b({'|'.join(_NUMERALS)})\b", re.I)
 
-Medicines = Callable[[str], set[str]]
-"""The medicines that a text names, by concept, so that a brand and its substance are the same."""
+_NAMED = frozenset({"medication", "disease", "symptom", "procedure"})
+"""Labels of what must not be said of anybody without a source."""
+_GENERIC = frozenset({"sign", "and", "symptom", "disease", "condition", "finding", "result"})
+"""Of "signs and symptoms" and the like, which name nothing."""
+# A capital inside a sentence: a person, a place, an abbreviation. A word that opens one may be any.
+_NAME = re.compile(r"(?<=[\w,;)'’\"] )[(\[\"'‘“]?(?P<name>[A-Z][\w'’-]*)")
+_ADDRESS = re.compile(r"https?:|www\.|\S@\S", re.I)
+_CATEGORY = 3
+"""Characters of an ICD-10 code that say which disease it is; the others say where and how."""
+_SHORT = 3
+"""Letters of a word that may be what a sentence names: fewer are "the", "was", "of"."""
 
 
 def _plain(number: str) -> str:
@@ -51,12 +64,12 @@ def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
         yield document_date
 
 
-def holds(sentence: str, cited: Iterable[Entity], document_date: str | None, medicines: Medicines) -> bool:
-    """Whether the cited entities bear all numbers, months and medicines of the sentence."""
-    words = [text for entity in cited for text in _borne(entity, document_date)]
-    said = "\n".join(words)
+def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> bool:
+    """Whether the cited entities bear what the sentence says, and the sentence says something of them."""
+    # Apart, so that no term runs from one into the next.
+    said = "\n\n".join(text for entity in cited for text in _borne(entity, document_date))
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
-    if not _numbers(sentence) <= _numbers(said):
+    if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
         return False
     months = {match.lower() for match in _MONTH.findall(sentence)}
     borne = {name for name in _MONTHS if re.search(rf"\b{name[:3]}", said, re.I)} | {
@@ -64,4 +77,26 @@ def holds(sentence: str, cited: Iterable[Entity], document_date: str | None, med
     }
     if not months <= borne:
         return False
-    return medicines(sentence) <= medicines(said)
+    printed = {word.key for word in words(said)}
+    names = {word.key for match in _NAME.finditer(sentence) for word in words(match["name"])} - {"i"}
+    if not names <= printed | {key(month) for month in months}:
+        return False
+    known = terminology.named(said, _NAMED)
+    told = terminology.named(sentence, _NAMED)
+    if not all(spelling <= printed | _GENERIC or _is_one_of(concept, known) for concept, spelling in told.items()):
+        return False
+    # What fits any citation was made up, or copied: it names one thing at least that it cites.
+    own = {word.key for word in words(sentence) if len(word.key) >= _SHORT or not word.key.isalpha()}
+    return bool(own & printed) or any(_is_one_of(concept, known) for concept in told)
+
+
+def _is_one_of(concept: Concept, known: Iterable[Concept]) -> bool:
+    """By name, or by a code's category: a heart attack is a myocardial infarction. A sign without a code may be any."""
+    categories = {(code.system, code.code[:_CATEGORY]) for other in known for code in other.codes}
+    if any(concept.name == other.name for other in known):
+        return True
+    if concept.label == "medication":
+        return False
+    if not concept.codes:
+        return concept.label == "symptom"
+    return any((code.system, code.code[:_CATEGORY]) in categories for code in concept.codes)

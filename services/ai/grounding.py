@@ -2,12 +2,14 @@
 
 Three steps, each only if the one before failed: the exact words; the words with layout and OCR noise folded away; at
 most one edit in a long word. What is returned is always the page's own stretch, so what is stored is what is printed.
+
+Each step is linear in the text: ``Ground.steps`` counts what was looked at, and a test holds it to that.
 """
 
 import re
 import unicodedata
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,15 +96,30 @@ def _inside_word(text: str, position: int) -> bool:
     return left.isalnum() and right.isalnum() and not (left.isdigit() and right.isalpha())
 
 
+def _inside_number(text: str, position: int) -> bool:
+    """Whether a number goes on on both sides: "5" is neither in "2.5" nor in "1500"."""
+    before, after = text[max(position - 2, 0) : position].rjust(2), text[position : position + 2].ljust(2)
+    if after[0].isdigit():
+        return before[1].isdigit() or (before[1] in ".," and before[0].isdigit())
+    return before[1].isdigit() and after[0] in ".," and after[1].isdigit()
+
+
 def spans(text: str, quote: str) -> list[tuple[int, int]]:
-    """Every place of ``quote`` in ``text``, whole words first choice; linear in the text."""
-    found: list[tuple[int, int]] = []
+    """Every place of ``quote`` in ``text``, whole words first choice, never a part of a number; linear in the text."""
+    return _chosen(text, list(_places(text, quote)), len(quote))
+
+
+def _places(text: str, quote: str) -> Iterator[tuple[int, int]]:
     at = text.find(quote)
     while at >= 0 and quote:
-        found.append((at, at + len(quote)))
+        yield at, at + len(quote)
         at = text.find(quote, at + 1)
+
+
+def _chosen(text: str, found: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    found = [span for span in found if not (_inside_number(text, span[0]) or _inside_number(text, span[1]))]
     whole = [span for span in found if _bounded(text, *span)]
-    return whole or (found if len(quote) >= _UNBOUNDED_FROM else [])
+    return whole or (found if length >= _UNBOUNDED_FROM else [])
 
 
 class Places:
@@ -158,40 +175,66 @@ def _alike(left: str, right: str) -> bool:
 
 
 class Ground:
-    """A text that quotes are looked for in. Its foldings are made once, on the first quote that needs them."""
+    """A text that quotes are looked for in. Foldings and index are made once, by the first quote that needs them."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.steps = 0
+        """Characters and words looked at so far: what a search costs, on any machine."""
+        self._found: dict[str, list[Match]] = {}
 
     @cached_property
     def _plain(self) -> _Folded:
+        self.steps += len(self.text)
         return _fold(self.text, confusions=False)
 
     @cached_property
     def _confused(self) -> _Folded:
+        self.steps += len(self.text)
         return _fold(self.text, confusions=True)
 
     @cached_property
     def _words(self) -> list[tuple[str, int, int]]:
         plain = self._plain
+        self.steps += len(plain.text)
         return [
             (match.group(), plain.starts[match.start()], plain.ends[match.end() - 1])
             for match in _WORD.finditer(plain.text)
         ]
+
+    @cached_property
+    def _numbers_of(self) -> dict[str, list[int]]:
+        """Where each word stands, by its number in the text."""
+        numbers: dict[str, list[int]] = {}
+        for number, (word, _, _) in enumerate(self._words):
+            numbers.setdefault(word, []).append(number)
+        self.steps += len(self._words)
+        return numbers
 
     def find(self, quote: str, *, occurrence: int | None = 1, near: int | None = None) -> Match | None:
         """The ``occurrence``-th place of ``quote`` (the last, if there are fewer), or the one nearest to ``near``."""
         quote = quote.strip()
         if not any(character.isalnum() or character in "+-%" for character in quote):
             return None
-        places = [Match(start, end, "exact") for start, end in spans(self.text, quote)]
-        places = places or self._normalised(quote) or self._fuzzy(quote)
+        if quote not in self._found:
+            self._found[quote] = self._exact(quote) or self._normalised(quote) or self._fuzzy(quote)
+        places = self._found[quote]
         if not places:
             return None
         if occurrence is None:
             anchor = near or 0
             return min(places, key=lambda place: abs(place.start - anchor))
         return places[min(max(occurrence, 1), len(places)) - 1]
+
+    def _exact(self, quote: str) -> list[Match]:
+        return [
+            Match(start, end, "exact") for start, end in _chosen(self.text, self._scan(self.text, quote), len(quote))
+        ]
+
+    def _scan(self, text: str, quote: str) -> list[tuple[int, int]]:
+        found = list(_places(text, quote))
+        self.steps += len(text) + len(found) * len(quote)
+        return found
 
     def _normalised(self, quote: str) -> list[Match]:
         for confusions in (False, True):
@@ -200,12 +243,10 @@ class Ground:
             if not needle or (confusions and len(needle) < _CONFUSIONS_FROM):
                 continue
             folded = self._confused if confusions else self._plain
-            places = [
-                Match(folded.starts[start], folded.ends[end - 1], "normalised")
-                for start, end in spans(folded.text, needle)
-            ]
-            if places:
-                return places
+            # What cuts a word or a number is seen in the text itself: folded, "10.5" is "lo.s".
+            found = [(folded.starts[start], folded.ends[end - 1]) for start, end in self._scan(folded.text, needle)]
+            if places := _chosen(self.text, found, len(needle)):
+                return [Match(start, end, "normalised") for start, end in places]
         return []
 
     def _fuzzy(self, quote: str) -> list[Match]:
@@ -214,10 +255,12 @@ class Ground:
         if not needle:
             return []
         may_differ = max(1, len(needle) // 3)
-        words, places = self._words, []
-        for first in range(len(words) - len(needle) + 1):
+        words = self._words
+        places = []
+        for first in self._candidates(needle, may_differ):
             differing = 0
             for offset, wanted in enumerate(needle):
+                self.steps += 1
                 word = words[first + offset][0]
                 if word == wanted:
                     continue
@@ -225,8 +268,23 @@ class Ground:
                 if differing > may_differ or not _alike(word, wanted):
                     break
             else:
-                places.append(Match(words[first][1], words[first + len(needle) - 1][2], "fuzzy"))
+                start, end = words[first][1], words[first + len(needle) - 1][2]
+                if not (_inside_number(self.text, start) or _inside_number(self.text, end)):
+                    places.append(Match(start, end, "fuzzy"))
         return places
+
+    def _candidates(self, needle: Sequence[str], may_differ: int) -> list[int]:
+        """First words of stretches that may be the quote: of any ``may_differ`` + 1 of its words, one is as printed."""
+        numbers = self._numbers_of
+        last = len(self._words) - len(needle)
+        if len(needle) <= may_differ:
+            self.steps += len(numbers)
+            near = [word for word in numbers if abs(len(word) - len(needle[0])) <= 1]
+            return sorted(number for word in near for number in numbers[word] if number <= last)
+        rarest = sorted(range(len(needle)), key=lambda offset: len(numbers.get(needle[offset], ())))[: may_differ + 1]
+        firsts = {number - offset for offset in rarest for number in numbers.get(needle[offset], ())}
+        self.steps += len(firsts)
+        return sorted(first for first in firsts if 0 <= first <= last)
 
 
 def _same_line(page: Page, left: Word, right: Word) -> bool:
@@ -241,14 +299,26 @@ def _same_line(page: Page, left: Word, right: Word) -> bool:
 def boxes(page: Page, start: int, end: int) -> tuple[Box, ...]:
     """One box for each line of [start, end), covering all words that overlap it, in page pixels."""
     lines: list[list[Word]] = []
-    for word in page.words:
-        if word.end <= start or word.start >= end:
-            continue
+    for word in _words_of(page, start, end):
         if lines and _same_line(page, lines[-1][-1], word):
             lines[-1].append(word)
         else:
             lines.append([word])
     return tuple(_around(line) for line in lines)
+
+
+def is_uncertain(page: Page, source: Source) -> bool:
+    """Whether OCR was not sure of one of the words."""
+    return any(word.uncertain for word in _words_of(page, source.start, source.end))
+
+
+def _words_of(page: Page, start: int, end: int) -> Iterator[Word]:
+    """The words that overlap [start, end); a page's words stand in the order of its text."""
+    for number in range(bisect_right(page.words, start, key=lambda word: word.end), len(page.words)):
+        word = page.words[number]
+        if word.start >= end:
+            return
+        yield word
 
 
 def _around(words: Sequence[Word]) -> Box:

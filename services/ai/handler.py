@@ -18,14 +18,24 @@ from .providers import Provider
 
 _findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
 
+_missed = meter.create_counter(
+    "chartloom_ai_missed_findings", description="Findings of the local engine that the model passed over, by model."
+)
+_dropped = meter.create_counter(
+    "chartloom_ai_dropped_sentences", description="Sentences that said more than the facts they cite, by model."
+)
+
 JOB_TYPES = ["ai_narrate", "ai_enrich", "ai_detect"]
 """The later pass first: a document that is nearly done should not wait for one that has just begun."""
 
 
 class AiHandler:
-    def __init__(self, *, pool: asyncpg.Pool, provider: Provider) -> None:
+    """``checker`` reads what the provider reads: what it finds and the provider misses waits for a person."""
+
+    def __init__(self, *, pool: asyncpg.Pool, provider: Provider, checker: Provider | None = None) -> None:
         self._pool = pool
         self._provider = provider
+        self._checker = checker
 
     def handlers(self) -> list[Handler[Any, Any]]:
         return [
@@ -35,39 +45,44 @@ class AiHandler:
         ]
 
     async def detect(self, job: ClaimedJob, _: DocumentPayload) -> Detection:
-        return await passes.detect(await self._pages(job), self._provider)
+        return await passes.detect(await read_pages(self._pool, job), self._provider, checker=self._checker)
 
     async def enrich(self, job: ClaimedJob, _: DocumentPayload) -> Enrichment:
         detection = await read_pass(self._pool, job, "detect", Detection)
-        return await passes.enrich(await self._pages(job), detection, self._provider)
+        return await passes.enrich(await read_pages(self._pool, job), detection, self._provider)
 
     async def narrate(self, job: ClaimedJob, _: DocumentPayload) -> Narration:
         enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
         return await passes.narrate(enrichment, self._provider)
 
-    async def _pages(self, job: ClaimedJob) -> list[Page]:
-        rows = await self._pool.fetch("select * from chartloom.read_pages($1, $2)", job.job_id, job.lease_token)
-        return [Page.model_validate(dict(row)) for row in rows]
+
+async def read_pages(pool: asyncpg.Pool, job: ClaimedJob) -> list[Page]:
+    rows = await pool.fetch("select * from chartloom.read_pages($1, $2)", job.job_id, job.lease_token)
+    return [Page.model_validate(dict(row)) for row in rows]
 
 
 async def save_detection(connection: Connection, job: ClaimedJob, detection: Detection) -> dict[str, Any]:
     _findings.add(len(detection.findings), {"pass": "detect", "grounded": "yes"})
     _findings.add(len(detection.rejected), {"pass": "detect", "grounded": "no"})
-    await _save(connection, job, "detect", detection)
+    _missed.add(len(detection.missed), {"model": detection.engine.model})
+    await save_pass(connection, job, "detect", detection)
     return {"findings": len(detection.findings), "rejected": len(detection.rejected)}
 
 
 async def save_enrichment(connection: Connection, job: ClaimedJob, enrichment: Enrichment) -> dict[str, Any]:
-    await _save(connection, job, "enrich", enrichment)
+    await save_pass(connection, job, "enrich", enrichment)
     return {"entities": len(enrichment.entities), "rejected": len(enrichment.rejected)}
 
 
 async def save_narration(connection: Connection, job: ClaimedJob, narration: Narration) -> dict[str, Any]:
-    await _save(connection, job, "narrate", narration)
+    _dropped.add(narration.dropped, {"model": narration.engine.model})
+    await save_pass(connection, job, "narrate", narration)
     return {"sentences": len(narration.sentences), "timeline": len(narration.timeline)}
 
 
-async def _save(connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration) -> None:
+async def save_pass(
+    connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration
+) -> None:
     await connection.execute(
         "select chartloom.save_ai_pass($1, $2, $3, $4)",
         job.job_id,

@@ -1,7 +1,8 @@
 """The three passes: find, understand, tell. Whoever answers, the same gates stand between an answer and a fact."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from shared.contract.findings import (
@@ -13,20 +14,23 @@ from shared.contract.findings import (
     Entity,
     Finding,
     Kind,
+    Link,
     Narration,
     RejectedFinding,
     Sentence,
     Source,
+    folded,
 )
 from shared.contract.pages import Page
 
-from . import claims, dates, dosing, grounding, timeline, units
+from . import claims, dates, dosing, grades, grounding, instructions, timeline, units
 from .local import sections, terminology
 from .passages import halve, split
 from .providers import OutputTruncatedError, Provider, Task, summed
 from .wire import (
     KIND_OF_LABEL,
     SCHEMA_VERSION,
+    Candidate,
     Claim,
     Claims,
     Detail,
@@ -49,10 +53,16 @@ _KINDS: dict[str, Kind] = {kind: kind for kind in KIND_OF_LABEL.values()}
 _FORMS: dict[AttributeName, Callable[[str], str | float | None]] = {
     "value": units.number,
     "unit": units.ucum,
+    "range": grades.reference,
+    "flag": grades.flag,
+    "severity": grades.severity,
     "dose": dosing.dose,
     "frequency": dosing.frequency,
     "route": dosing.route,
 }
+_DONE_WITH_A_VALUE = frozenset({"test", "vital_sign", "imaging", "examination"})
+"""What was done if it has a result: "CRP negative" negates the result, "no CRP was taken" the test."""
+_COMPARATOR = re.compile(r"[<>≤≥]=?\s?$")
 _AT_ONCE = 4
 """Questions of one job under way together. Forty pages use forty workers; one job must not use up the rate limit."""
 _CHARACTERS_A_TARGET = 100
@@ -61,10 +71,23 @@ _FACTS = 150
 """Facts in one question of pass 3, and more where the window is larger: what is told twice should meet itself."""
 
 
-async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
-    """Pass 1: what stands on the pages. What cannot be found there is rejected, with the reason."""
+async def detect(pages: Sequence[Page], provider: Provider, *, checker: Provider | None = None) -> Detection:
+    """Pass 1: what stands on the pages. What cannot be found there is rejected, with the reason.
+
+    ``checker`` reads the pages, too. What it finds and the provider passes over is no fact, but it is not lost.
+    """
     # In a thread: loading takes 0.2 s, compiling, where no install step did it, 4 s of the worker's heartbeat.
     await asyncio.to_thread(terminology.load)
+    detection = await _detected(pages, provider)
+    if checker is None:
+        return detection
+    checked = await _detected(pages, checker)
+    return detection.model_copy(
+        update={"missed": _missed(detection.findings, checked.findings), "checked_by": checked.engine}
+    )
+
+
+async def _detected(pages: Sequence[Page], provider: Provider) -> Detection:
     roles = _open_roles(pages)
     passages = [passage for page in pages for passage in split(page, provider.window, roles[page.page])]
     answers = await _each(passages, lambda passage: _mentions(passage, provider))
@@ -93,6 +116,24 @@ async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
         rejected=tuple(rejected),
         usage=summed(usages),
     )
+
+
+def _missed(found: Sequence[Finding], checked: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Of what was checked, what overlaps nothing that was found, by its words once a page; background aside."""
+    covered: dict[int, list[tuple[int, int]]] = {}
+    named: set[tuple[int, str]] = set()
+    for finding in found:
+        covered.setdefault(finding.source.page, []).append((finding.source.start, finding.source.end))
+        named.add((finding.source.page, folded(finding.text)))
+    missed = []
+    for finding in checked:
+        page, words = finding.source.page, (finding.source.page, folded(finding.text))
+        if (finding.kind == "context" and finding.label != "allergy") or words in named:
+            continue
+        if not any(start < finding.source.end and finding.source.start < end for start, end in covered.get(page, ())):
+            named.add(words)
+            missed.append(finding)
+    return tuple(missed)
 
 
 async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider) -> Enrichment:
@@ -124,11 +165,13 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
             if match is None:
                 rejected.append(_missing(detail, finding))
                 continue
-            source = grounding.source(by_number[passage.page], passage.start + match.start, passage.start + match.end)
-            attributes.setdefault(detail.name, _attribute(detail.name, source, known))
-        entities.append(
-            Entity(**dict(finding), assertion=answer.assertion, subject=answer.subject, attributes=attributes)
-        )
+            page = by_number[passage.page]
+            start, end = passage.start + match.start, passage.start + match.end
+            if detail.name == "value" and (bound := _COMPARATOR.search(page.text[max(start - 3, 0) : start])):
+                # "<0.5" is a bound: without its sign it would be a value that nobody measured.
+                start -= len(bound.group())
+            attributes.setdefault(detail.name, _attribute(detail.name, page, grounding.source(page, start, end), known))
+        entities.append(_entity(finding, answer, attributes, understood.keys()))
     return Enrichment(
         engine=_engine(provider, Task.ENRICH),
         document_date=known.own,
@@ -149,14 +192,12 @@ async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
         for first in range(0, len(facts), at_once)
     ]
     answers = await _each(questions, lambda inputs: _claims(inputs, provider))
-    sentences = [claim for parts in answers for found, _ in parts for claim in found]
+    told = [claim for parts in answers for found, _ in parts for claim in found]
+    sentences = [claim for claim in told if _borne(claim, entities, enrichment.document_date)]
     return Narration(
         engine=_engine(provider, Task.NARRATE),
-        sentences=tuple(
-            Sentence(text=claim.text, entity_ids=tuple(claim.entity_ids))
-            for claim in sentences
-            if _borne(claim, entities, enrichment.document_date)
-        ),
+        sentences=tuple(Sentence(text=claim.text, entity_ids=tuple(claim.entity_ids)) for claim in sentences),
+        dropped=len(told) - len(sentences),
         timeline=timeline.entries(enrichment.entities, enrichment.document_date),
         usage=summed([usage for parts in answers for _, usage in parts]),
     )
@@ -185,6 +226,7 @@ def _engine(provider: Provider, task: Task) -> Engine:
         model=provider.model,
         prompt_version=provider.prompt_version(task),
         schema_version=SCHEMA_VERSION,
+        terminology=terminology.version(),
     )
 
 
@@ -205,23 +247,27 @@ def _finding(
     match = ground.find(mention.quote, occurrence=mention.occurrence)
     # The label decides where it can: a model that says "context, medication" means a medication.
     kind = KIND_OF_LABEL.get(mention.label) or _KINDS.get(mention.kind)
+    # Open fields of a reply may hold anything; what is kept of them is what is known.
+    label = mention.label if mention.label in KIND_OF_LABEL else "other"
     if match is None or kind is None:
+        copied = match is None and instructions.repeats(mention.quote, or_examples=True)
         return RejectedFinding(
-            kind=mention.kind,
-            label=mention.label,
-            quote=mention.quote,
+            kind=kind or "unknown",
+            label=label,
+            quote="" if copied else mention.quote,
             page=passage.page,
-            reason="quote_not_found" if match is None else "kind_unknown",
+            reason="prompt_text" if copied else "quote_not_found" if match is None else "kind_unknown",
         )
     source = grounding.source(page, passage.start + match.start, passage.start + match.end)
     return Finding(
         id=finding_id,
         kind=kind,
-        label=mention.label if mention.label in KIND_OF_LABEL else "other",
+        label=label,
         text=" ".join(source.quote.split()),
         source=source,
         alignment=match.alignment,
         codes=terminology.codes(source.quote, mention.label),
+        uncertain=grounding.is_uncertain(page, source),
     )
 
 
@@ -249,6 +295,7 @@ def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: st
             label=finding.label,
             start=finding.source.start - home.start,
             end=finding.source.end - home.start,
+            candidates=[Candidate(code=code.code, display=code.display) for code in finding.codes],
         )
         homes.setdefault(home, []).append(target)
     size = max(window // _CHARACTERS_A_TARGET, 1)
@@ -282,9 +329,34 @@ async def _understandings(
     return [(inputs.passage, [one for one in completion.parsed.entities if one.id in asked], completion.usage)]
 
 
-def _attribute(name: AttributeName, source: Source, known: dates.Calendar) -> Attribute:
+def _entity(
+    finding: Finding, answer: Understanding, attributes: dict[AttributeName, Attribute], known_ids: Collection[str]
+) -> Entity:
+    """The finding with what holds of the answer: links to what exists, codes that were offered."""
+    assertion = answer.assertion
+    if assertion == "negated" and finding.label in _DONE_WITH_A_VALUE and "value" in attributes:
+        assertion = "affirmed"
+    links = {(link.relation, link.to) for link in answer.links if link.to in known_ids and link.to != finding.id}
+    codes = finding.codes
+    if answer.codes is not None:
+        codes = tuple(code for code in codes if code.code in answer.codes)
+    return Entity(
+        **dict(finding) | {"codes": codes},
+        assertion=assertion,
+        subject=answer.subject,
+        attributes=attributes,
+        links=tuple(Link(relation=relation, to=to) for relation, to in sorted(links)),
+    )
+
+
+def _attribute(name: AttributeName, page: Page, source: Source, known: dates.Calendar) -> Attribute:
     text = " ".join(source.quote.split())
-    return Attribute(text=text, normalised=_normalised(name, text, known), source=source)
+    return Attribute(
+        text=text,
+        normalised=_normalised(name, text, known),
+        source=source,
+        uncertain=grounding.is_uncertain(page, source),
+    )
 
 
 def _normalised(name: AttributeName, text: str, known: dates.Calendar) -> str | float | None:
@@ -296,13 +368,14 @@ def _normalised(name: AttributeName, text: str, known: dates.Calendar) -> str | 
 
 
 def _missing(detail: Detail, finding: Finding) -> RejectedFinding:
+    copied = instructions.repeats(detail.quote, or_examples=True)
     return RejectedFinding(
         kind=finding.kind,
         label=detail.name,
-        quote=detail.quote,
+        quote="" if copied else detail.quote,
         page=finding.source.page,
         finding_id=finding.id,
-        reason="attribute_not_found",
+        reason="prompt_text" if copied else "attribute_not_found",
     )
 
 
@@ -342,4 +415,4 @@ def _borne(claim: Claim, entities: dict[str, Entity], document_date: str | None)
     if not claim.text.strip() or not claim.entity_ids or any(cited not in entities for cited in claim.entity_ids):
         return False
     cited = [entities[cited] for cited in claim.entity_ids]
-    return claims.holds(claim.text, cited, document_date, terminology.medicines)
+    return claims.holds(claim.text, cited, document_date) and not instructions.repeats(claim.text, or_examples=False)

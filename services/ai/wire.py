@@ -3,13 +3,13 @@
 Lists and strings are bounded: a small model that starts to repeat itself otherwise runs on to its token limit.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contract.findings import Assertion, AttributeName, Kind, Subject
+from shared.contract.findings import Assertion, AttributeName, Kind, Relation, Subject
 
-SCHEMA_VERSION = "findings.v1"
+SCHEMA_VERSION = "findings.v2"
 
 Label = Literal[
     "disease", "clinical_event", "outcome",
@@ -32,10 +32,15 @@ QUOTE_LIMIT = 300
 """Characters. The longest head in MACCROBAT has 271; whoever quotes more is copying the page."""
 
 
+def _all_required(schema: dict[str, Any]) -> None:
+    """A strict JSON schema has no optional fields. The type may have defaults all the same, for the rules here."""
+    schema["required"] = list(schema.get("properties", {}))
+
+
 class Wire(BaseModel):
     """Every field is required and unknown ones are refused, as a strict JSON schema wants it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_all_required)
 
 
 class Passage(Wire):
@@ -74,6 +79,13 @@ class DetectInputs(Wire):
     passage: Passage
 
 
+class Candidate(Wire):
+    """A code that the terminology offers for a finding."""
+
+    code: str
+    display: str
+
+
 class Target(Wire):
     """A grounded finding, as pass 2 asks about it. ``start`` and ``end`` are offsets in the passage's own text."""
 
@@ -83,6 +95,7 @@ class Target(Wire):
     label: str
     start: int
     end: int
+    candidates: list[Candidate] = Field(default_factory=list)
 
 
 class EnrichInputs(Wire):
@@ -100,13 +113,22 @@ class Detail(Wire):
     occurrence: int | None
 
 
+class Connection(Wire):
+    """What the finding is to another one that was asked about."""
+
+    relation: Relation
+    to: Annotated[str, Field(max_length=20)]
+
+
 class Understanding(Wire):
-    """One finding, understood."""
+    """One finding, understood. ``codes``: which of the candidates fit; null: all of them."""
 
     id: str
     assertion: Assertion
     subject: Subject
     details: Annotated[list[Detail], Field(max_length=10)]
+    links: Annotated[list[Connection], Field(max_length=10)] = Field(default_factory=list)
+    codes: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=10)] | None = None
 
 
 class Understandings(Wire):

@@ -4,21 +4,51 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from shared.contract.findings import Engine, Enrichment, Entity, Finding, Narration, RejectedFinding, folded
+from shared.contract.findings import (
+    Attribute,
+    Detection,
+    Engine,
+    Enrichment,
+    Entity,
+    Narration,
+    RejectedFinding,
+    finding_key,
+    folded,
+)
+
+from .identity import Contradiction
+
+ClinicalRows = dict[str, list[dict[str, Any]]]
 
 
 def clinical_rows(
-    run_id: UUID, shell_file_id: UUID, enrichment: Enrichment, narration: Narration, rejected: Sequence[RejectedFinding]
-) -> dict[str, list[dict[str, Any]]]:
+    run_id: UUID,
+    shell_file_id: UUID,
+    enrichment: Enrichment,
+    narration: Narration,
+    rejected: Sequence[RejectedFinding],
+    *,
+    detection: Detection | None = None,
+    contradictions: Sequence[Contradiction] = (),
+) -> ClinicalRows:
     """One list a table, in its columns' names. Ids derive from run and entity: the same run gives the same rows.
 
     The spokes are made of the hub's rows, in SQL.
     """
     ids = {entity.id: str(uuid5(run_id, entity.id)) for entity in enrichment.entities}
     keys = {entity.id: finding_key(shell_file_id, entity) for entity in enrichment.entities}
+    waiting = _waiting(shell_file_id, keys, enrichment, rejected)
+    if detection is not None:
+        _add_missed(waiting, shell_file_id, detection)
+    if contradictions:
+        waiting[str(uuid5(shell_file_id, "other_person"))] = {
+            "reason": "other_person",
+            "claim": {"contradictions": [contradiction.model_dump(mode="json") for contradiction in contradictions]},
+        }
     return {
         "patient_clinical_events": [
-            _event(ids[entity.id], keys[entity.id], entity, enrichment.engine) for entity in enrichment.entities
+            _event(ids, keys[entity.id], entity, enrichment.engine, detection.engine if detection else None)
+            for entity in enrichment.entities
         ],
         "clinical_narratives": [_narrative(ids, narration)] if narration.sentences else [],
         "healthcare_timeline_events": [
@@ -29,38 +59,35 @@ def clinical_rows(
                 "title": entry.title,
                 "fact_key": entry.fact_key,
                 "event_ids": [ids[entity_id] for entity_id in entry.entity_ids],
+                **_engine(narration.engine),
             }
             for position, entry in enumerate(narration.timeline, start=1)
         ],
-        "finding_reviews": _waiting(shell_file_id, keys, enrichment, rejected),
+        "finding_reviews": [{"finding_key": key, **item} for key, item in waiting.items()],
     }
-
-
-def finding_key(shell_file_id: UUID, finding: Finding) -> str:
-    """The finding's name in every run over the document, whichever model finds it."""
-    words = folded(finding.source.quote)
-    return str(uuid5(shell_file_id, f"{finding.source.page}/{finding.kind}/{finding.occurrence}/{words}"))
 
 
 def _waiting(
     shell_file_id: UUID, keys: dict[str, str], enrichment: Enrichment, rejected: Sequence[RejectedFinding]
-) -> list[dict[str, Any]]:
-    """What a person has to look at: words that differ, attributes or whole claims that are not on the page."""
-    waiting: dict[str, dict[str, Any]] = {
-        keys[entity.id]: {"reason": "words_differ", "claim": None}
-        for entity in enrichment.entities
-        if entity.alignment == "fuzzy"
-    }
+) -> dict[str, dict[str, Any]]:
+    """What a person has to look at, by key: words that differ or OCR doubts, claims that are not on the page."""
+    waiting: dict[str, dict[str, Any]] = {}
+    for entity in enrichment.entities:
+        doubted = [(name, said) for name, said in entity.attributes.items() if said.uncertain]
+        if entity.uncertain or doubted:
+            said = [{"name": name, "quote": attribute.source.quote} for name, attribute in doubted]
+            waiting[keys[entity.id]] = {"reason": "number_uncertain", "claim": {"attributes": said}}
+        if entity.alignment == "fuzzy":
+            waiting[keys[entity.id]] = {"reason": "words_differ", "claim": None}
     for claim in rejected:
-        if claim.reason == "attribute_not_found":
+        if claim.finding_id is not None:
             if claim.finding_id in keys:
                 item = waiting.setdefault(keys[claim.finding_id], {"reason": claim.reason, "claim": None})
                 said = (item["claim"] or {"attributes": []})["attributes"]
                 item["claim"] = {"attributes": [*said, {"name": claim.label, "quote": claim.quote}]}
             continue
         claimed = f"{claim.reason}/{claim.page}/{claim.kind}/{claim.label}/{folded(claim.quote)}"
-        key = str(uuid5(shell_file_id, claimed))
-        waiting[key] = {
+        waiting[str(uuid5(shell_file_id, claimed))] = {
             "reason": claim.reason,
             "claim": {
                 "kind": claim.kind,
@@ -70,12 +97,32 @@ def _waiting(
                 **enrichment.engine.model_dump(mode="json"),
             },
         }
-    return [{"finding_key": key, **item} for key, item in waiting.items()]
+    return waiting
 
 
-def _event(event_id: str, key: str, entity: Entity, engine: Engine) -> dict[str, Any]:
+def _add_missed(waiting: dict[str, dict[str, Any]], shell_file_id: UUID, detection: Detection) -> None:
+    """What stands on the page and the model passed over: by the key that it has once somebody finds it."""
+    for finding in detection.missed:
+        source = finding.source
+        waiting.setdefault(
+            finding_key(shell_file_id, finding),
+            {
+                "reason": "missed",
+                "claim": {
+                    "kind": finding.kind,
+                    "label": finding.label,
+                    "quote": source.quote,
+                    "page": source.page,
+                    "place": {"page": source.page, "start": source.start, "end": source.end, "quote": source.quote},
+                    **(detection.checked_by or detection.engine).model_dump(mode="json"),
+                },
+            },
+        )
+
+
+def _event(ids: dict[str, str], key: str, entity: Entity, engine: Engine, found_by: Engine | None) -> dict[str, Any]:
     return {
-        "id": event_id,
+        "id": ids[entity.id],
         "entity_id": entity.id,
         "finding_key": key,
         "kind": entity.kind,
@@ -83,19 +130,24 @@ def _event(event_id: str, key: str, entity: Entity, engine: Engine) -> dict[str,
         "text": entity.text,
         "assertion": entity.assertion,
         "subject": entity.subject,
-        "attributes": {name: value.model_dump(mode="json") for name, value in entity.attributes.items()},
+        "attributes": {name: _attribute(said) for name, said in entity.attributes.items()},
         "codes": [code.model_dump(mode="json") for code in entity.codes],
+        "links": [{"relation": link.relation, "event_id": ids[link.to]} for link in entity.links],
         "page": entity.source.page,
         "char_start": entity.source.start,
         "char_end": entity.source.end,
         "quote": entity.source.quote,
         "boxes": entity.source.boxes,
         "alignment": entity.alignment,
-        "provider": engine.provider,
-        "model": engine.model,
-        "prompt_version": engine.prompt_version,
-        "schema_version": engine.schema_version,
+        "uncertain": entity.uncertain,
+        "found_by": found_by and found_by.model_dump(mode="json"),
+        **_engine(engine),
     }
+
+
+def _attribute(said: Attribute) -> dict[str, Any]:
+    """``uncertain`` is there only where it is so."""
+    return said.model_dump(mode="json", exclude=None if said.uncertain else {"uncertain"})
 
 
 def _narrative(ids: dict[str, str], narration: Narration) -> dict[str, Any]:
@@ -105,7 +157,10 @@ def _narrative(ids: dict[str, str], narration: Narration) -> dict[str, Any]:
             {"text": sentence.text, "event_ids": [ids[entity_id] for entity_id in sentence.entity_ids]}
             for sentence in narration.sentences
         ],
-        "provider": narration.engine.provider,
-        "model": narration.engine.model,
-        "prompt_version": narration.engine.prompt_version,
+        **_engine(narration.engine),
     }
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    """As columns."""
+    return engine.model_dump(mode="json")

@@ -1,6 +1,7 @@
 """Findings as ``services/ai`` writes them to ``ai_pass_results`` and ``services/persister`` reads them."""
 
 from typing import Any, Literal
+from uuid import UUID, uuid5
 
 from pydantic import Field
 
@@ -14,6 +15,8 @@ Alignment = Literal["exact", "normalised", "fuzzy"]
 AttributeName = Literal[
     "value", "unit", "range", "flag", "dose", "route", "frequency", "time", "severity", "site"
 ]  # fmt: skip
+Relation = Literal["treats", "shows", "causes", "same_as"]
+"""What one entity is to another: metformin treats diabetes, an X-ray shows pneumonia, a drug causes a rash."""
 
 
 def folded(text: str) -> str:
@@ -40,6 +43,8 @@ class Attribute(Row):
     text: str
     normalised: str | float | None = None
     source: Source
+    uncertain: bool = False
+    """OCR was not sure of these words."""
 
 
 class Code(Row):
@@ -55,6 +60,8 @@ class Engine(Row):
     model: str
     prompt_version: str
     schema_version: str
+    terminology: str | None = None
+    """What names and codes were looked up in, with versions."""
 
 
 class Finding(Row):
@@ -69,10 +76,21 @@ class Finding(Row):
     occurrence: int = Field(default=1, ge=1)
     """Which of the places of its words on the page it is: with page, words and kind it names the finding in any run."""
     codes: tuple[Code, ...] = ()
+    uncertain: bool = False
+    """OCR was not sure of these words."""
+
+
+def finding_key(shell_file_id: UUID, finding: Finding) -> str:
+    """The finding's name in every run over the document, whichever model finds it."""
+    words = folded(finding.source.quote)
+    return str(uuid5(shell_file_id, f"{finding.source.page}/{finding.kind}/{finding.occurrence}/{words}"))
 
 
 class RejectedFinding(Row):
-    """What a provider claimed and the page does not bear out. It is kept for review and never becomes a fact."""
+    """What a provider claimed and the page does not bear out. It is kept for review and never becomes a fact.
+
+    ``prompt_text``: it repeats its own instructions. That, and only that, it was, is kept; ``quote`` is empty.
+    """
 
     kind: str
     label: str
@@ -80,7 +98,14 @@ class RejectedFinding(Row):
     page: int | None
     finding_id: str | None = None
     """Of an attribute: the finding that it was claimed of."""
-    reason: Literal["quote_not_found", "kind_unknown", "attribute_not_found"]
+    reason: Literal["quote_not_found", "kind_unknown", "attribute_not_found", "prompt_text"]
+
+
+class Link(Row):
+    """What the entity that holds it is to another one of the document."""
+
+    relation: Relation
+    to: str
 
 
 class Entity(Finding):
@@ -89,6 +114,7 @@ class Entity(Finding):
     assertion: Assertion = "affirmed"
     subject: Subject = "patient"
     attributes: dict[AttributeName, Attribute] = Field(default_factory=dict)
+    links: tuple[Link, ...] = ()
 
 
 class Sentence(Row):
@@ -107,11 +133,13 @@ class TimelineEntry(Row):
 
 
 class Detection(Row):
-    """The result of pass 1."""
+    """The result of pass 1. ``missed``: what ``checked_by`` finds on the pages and the model does not."""
 
     engine: Engine
     findings: tuple[Finding, ...]
     rejected: tuple[RejectedFinding, ...] = ()
+    missed: tuple[Finding, ...] = ()
+    checked_by: Engine | None = None
     usage: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -126,9 +154,10 @@ class Enrichment(Row):
 
 
 class Narration(Row):
-    """The result of pass 3: what a patient reads, each sentence citing entities."""
+    """The result of pass 3: what a patient reads, each sentence citing entities; how many were not borne out."""
 
     engine: Engine
     sentences: tuple[Sentence, ...]
+    dropped: int = 0
     timeline: tuple[TimelineEntry, ...]
     usage: dict[str, Any] = Field(default_factory=dict)

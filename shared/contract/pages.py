@@ -20,6 +20,8 @@ class Word(Row):
     confidence: Confidence
     start: int = Field(ge=0)
     end: int = Field(gt=0)
+    uncertain: bool = False
+    """OCR is not sure of it."""
 
 
 class Page(Row):

@@ -91,9 +91,12 @@ async def test_a_release_becomes_what_a_new_database_is_and_keeps_its_rows(relea
     await migrate(owner)
     assert schema_of(released.superuser_url) == schema_of(new.superuser_url)
     after = {row["name"]: row["rows"] for row in await owner.fetch(COUNTS)}
-    assert {name: after.get(name) for name in before} == before
+    # A later release may bring a type of job; nothing else is added.
+    types = after["chartloom.job_types"] - before["chartloom.job_types"]
+    assert {name: after.get(name) for name in before} == before | {"chartloom.job_types": after["chartloom.job_types"]}
+    assert types >= 0
     assert await owner.fetch("select * from chartloom.verify_audit()") == []
-    assert [problem async for _, problem in check_contract(owner)] == [None] * 5
+    assert {problem async for _, problem in check_contract(owner)} == {None}
     assert await migrate(owner) == []
     await owner.close()
 

@@ -18,10 +18,11 @@ from tests.end_to_end.conftest import SAMPLES, chartloom, process
 SCANS = SHARED_DATA / "scans"
 DOCUMENT_KEYS = {
     "file", "shell_file_id", "patient_id", "status", "error", "trace_id", "pages", "entities", "narrative", "timeline",
-    "stages",
+    "waiting", "stages",
 }  # fmt: skip
 ENTITY_KEYS = {
-    "id", "kind", "label", "text", "assertion", "subject", "attributes", "codes", "source", "engine", "model",
+    "id", "kind", "label", "text", "assertion", "subject", "attributes", "codes", "links", "uncertain", "source",
+    "engine", "model",
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """A quote is found on the page, or it is no finding."""
 
-import time
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -77,6 +75,11 @@ def test_a_quote_is_found_as_the_page_prints_it(text: str, quote: str, found: st
         ("fever", "  ... "),
         ("ARAB", "RA"),
         ("vitamin B12", "12"),
+        ("ramipril 2.5 mg", "5"),
+        ("ramipril 2.5 mg", "2"),
+        ("sodium 11000 units", "1000"),
+        ("weight 1,234 g", "234"),
+        ("HbA1c 1000.5", "1000"),
     ],
 )
 def test_what_the_page_does_not_say_is_not_found(text: str, quote: str) -> None:
@@ -145,14 +148,57 @@ def test_words_without_line_breaks_in_the_text_still_get_a_box_a_line() -> None:
     assert grounding.boxes(page, 0, 10) == ((800, 10, 900, 30), (10, 40, 90, 60))
 
 
-def test_a_long_page_is_searched_in_linear_time() -> None:
-    text = "The patient reports chest pain and was given aspirin. " * 4000
+QUOTES = (
+    "chest pain",
+    "an invented diagnosis of something",
+    "chest pain and was given aspirim",
+    "aspirim",
+    "a a a a a a a b",
+    "aaaaaaaaaaaaaaaaaaab",
+    "l0.2 g/dL of haernoglobin",
+)
+
+
+def steps(text: str, quote: str) -> int:
     ground = Ground(text)
-    ground.find("warm up the foldings xyz")
-    started = time.perf_counter()
-    assert ground.find("an invented diagnosis of something") is None
-    # 216,000 characters take about 0.1 s; anything quadratic would take hours.
-    assert time.perf_counter() - started < 3
+    ground.find(quote)
+    return ground.steps
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    piece=st.one_of(
+        st.sampled_from(
+            ["The patient reports chest pain and was given aspirin. ", "a " * 30, "a" * 60, "ab" * 30 + " "]
+        ),
+        st.text(alphabet="ab l1.0-\n", min_size=20, max_size=60),
+    ),
+    quote=st.one_of(st.sampled_from(QUOTES), st.text(alphabet="ab l1.0-", min_size=1, max_size=40)),
+)
+def test_a_search_takes_steps_in_proportion_to_the_text(piece: str, quote: str) -> None:
+    """Whatever it repeats, however much of the quote it holds: eight times the text is eight times the work."""
+    once, eightfold = steps(piece * 8, quote), steps(piece * 64, quote)
+    assert eightfold <= 8 * once + 50 * len(quote) ** 2
+    # A letter is looked at a bounded number of times for each letter of the quote, which has 300 at most.
+    assert eightfold <= len(piece * 64) * (8 + 4 * len(quote))
+
+
+def test_what_was_looked_for_is_not_looked_for_again() -> None:
+    ground = Ground("5 mmol/L, 6 mmol/L, 7 mmol/L")
+    for occurrence in (1, 2, 3):
+        ground.find("mmol/L", occurrence=occurrence)
+    assert ground.steps == len(ground.text) + 3 * len("mmol/L")
+
+
+def test_words_that_ocr_doubts_mark_what_stands_on_them() -> None:
+    page = page_of("Potassium 5.9 mmol/L")
+    doubted = page.words[1].model_copy(update={"uncertain": True})
+    page = page.model_copy(update={"words": (page.words[0], doubted, page.words[2])})
+    marked = [
+        grounding.is_uncertain(page, grounding.source(page, start, start + len(word)))
+        for word, start in (("Potassium", 0), ("5.9", 10), ("mmol/L", 14), ("Potassium 5.9", 0))
+    ]
+    assert marked == [False, True, False, True]
 
 
 @settings(max_examples=60, deadline=None)

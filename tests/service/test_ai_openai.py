@@ -63,7 +63,7 @@ async def test_a_good_answer_is_grounded_and_counted(server: FakeOpenAI, provide
     ]
     assert detection.usage == {"requests": 1, "input_tokens": 100, "output_tokens": 20}
     assert (detection.engine.provider, detection.engine.model) == ("openai", "test-model")
-    assert detection.engine.prompt_version.startswith("detect.v1+")
+    assert detection.engine.prompt_version.startswith("detect.v2+")
 
 
 async def test_all_three_passes_run_against_the_wire(server: FakeOpenAI, provider: Provider) -> None:

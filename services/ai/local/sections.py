@@ -170,12 +170,16 @@ _WRAPPED_FROM = 60
 
 
 _DAY_AT_END = re.compile(r"\d[ \t]+(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*[ \t]*$(?<=\w)", re.I)
+_LABEL = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){0,2}[ \t]*:[ \t]")
+"""What begins a line of a form, whatever stands above it: "Patient: …"."""
 
 
 def _wraps(text: str, match: re.Match[str]) -> bool:
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
     if _DAY_AT_END.search(line):
         return True  # a date that goes on in the next line, with its year
+    if _LABEL.match(text, match.end()):
+        return False
     following = text[match.end() : match.end() + 1]
     if line.rstrip().endswith((".", ":", ";", "!", "?")) or following in "-•*–":
         return False

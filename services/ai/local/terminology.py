@@ -147,9 +147,14 @@ def name(text: str) -> str:
     return phrase(concept.name if concept else text)
 
 
-def medicines(text: str) -> set[str]:
-    """The medicines that a text names."""
-    return {hit.concept.name for hit in load().hits(words(text)) if hit.concept.label == "medication"}
+def named(text: str, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+    """What a text names, so that a brand and its substance are the same; and by which words."""
+    found = words(text)
+    return {
+        hit.concept: frozenset(word.key for word in found[hit.first : hit.last])
+        for hit in load().hits(found)
+        if hit.concept.label in labels
+    }
 
 
 def version() -> str:

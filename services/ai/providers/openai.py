@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from hashlib import sha256
-from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +19,7 @@ from openai import AsyncOpenAI
 from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
+from services.ai import instructions
 from services.ai.usage import Price, record_call, record_usage
 from services.ai.wire import Inputs, NarrateInputs
 from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
@@ -28,7 +27,6 @@ from shared.telemetry import model_span
 
 from . import Answer, Completion, OutputTruncatedError, Task
 
-_PROMPTS = {Task.DETECT: "detect.v1", Task.ENRICH: "enrich.v1", Task.NARRATE: "narrate.v1"}
 _WINDOW = 6000
 """Characters of a page in one question: about 1,500 tokens in, and dense lab pages answer with five times as many."""
 _RETRY_AFTER_DEFAULT = timedelta(seconds=20)
@@ -131,12 +129,9 @@ class OpenAIProvider:
         self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
         at_openai = (urlsplit(str(self._client.base_url)).hostname or "").endswith("api.openai.com")
         self.speaks_responses = at_openai if responses is None else responses
-        folder = resources.files("services.ai").joinpath("prompts")
-        self._prompts = {task: folder.joinpath(f"{name}.md").read_text("utf-8") for task, name in _PROMPTS.items()}
 
     def prompt_version(self, task: Task) -> str:
-        """The prompt's file and the first digits of its hash, so that a silent edit shows."""
-        return f"{_PROMPTS[task]}+{sha256(self._prompts[task].encode()).hexdigest()[:8]}"
+        return instructions.version(task)
 
     async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
         """Ask once; where the reply misses the schema, once more with what was wrong."""
@@ -176,7 +171,7 @@ class OpenAIProvider:
         outcome = "broken_off"
         with model_span(self.name, self.model) as span:
             try:
-                answered = await self._call(self._prompts[task], asked, form)
+                answered = await self._call(instructions.text(task), asked, form)
                 outcome = "answered"
             except ChartloomError as error:
                 outcome = error.code
