@@ -1,7 +1,7 @@
 """The three passes: find, understand, tell. Whoever answers, the same gates stand between an answer and a fact."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from shared.contract.findings import (
@@ -162,21 +162,30 @@ async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
     )
 
 
-async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
-    """``work`` on all items, a few at once, results in order. The first failure cancels the rest and is raised."""
-    slots = asyncio.Semaphore(_AT_ONCE)
+async def _each(items: Sequence[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """``work`` on all items, a few at once, results in order.
 
-    async def one(item: Item) -> Result:
-        async with slots:
-            return await work(item)
+    After a failure none is begun, and it is raised when those under way have ended: what they bring is kept.
+    """
+    left = iter(enumerate(items))
+    results: dict[int, Result] = {}
+    failures: list[Exception] = []
 
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def go_on() -> None:
+        for place, item in left:
+            try:
+                results[place] = await work(item)
+            except Exception as error:
+                failures.append(error)
+            if failures:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_AT_ONCE, len(items))):
+            group.create_task(go_on())
+    if failures:
+        raise failures[0]
+    return [results[place] for place in range(len(items))]
 
 
 def _engine(provider: Provider, task: Task) -> Engine:
