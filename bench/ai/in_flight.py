@@ -1,7 +1,8 @@
 """As many passes in flight as one process may have, each of which waits five seconds for the model.
 
 The ideal is what an instance would do that needs no time itself: passes in flight / seconds of the endpoint. Measured
-is the middle of the run, where neither the first claims nor the last passes are. Documents are letters of one page, so a pass is one question.
+is the middle of the run, where neither the first claims nor the last passes are. Documents are letters of one page, so
+a pass is one question.
 """
 
 import asyncio

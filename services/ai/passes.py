@@ -22,7 +22,7 @@ from shared.contract.pages import Page
 
 from . import claims, dates, dosing, grounding, timeline, units
 from .local import sections, terminology
-from .passages import halve, split
+from .passages import Merger, halve, split
 from .providers import OutputTruncatedError, Provider, Task, summed
 from .wire import (
     KIND_OF_LABEL,
@@ -70,26 +70,22 @@ async def detect(pages: Sequence[Page], provider: Provider) -> Detection:
     answers = await _each(passages, lambda passage: _mentions(passage, provider))
     by_number = {page.page: page for page in pages}
     ordinals = {page.page: grounding.Ordinals(page.text) for page in pages}
-    findings: list[Finding] = []
+    merger = Merger()
     rejected: list[RejectedFinding] = []
-    seen: set[tuple[int, int, int, str]] = set()
     usages: list[dict[str, int]] = []
     for passage, mentions, usage in (part for parts in answers for part in parts):
         usages.append(usage)
         ground, page = grounding.Ground(passage.text), by_number[passage.page]
         for mention in mentions:
-            outcome = _finding(mention, ground, passage, page, f"e{len(findings) + 1}")
+            outcome = _finding(mention, ground, passage, page, f"e{len(merger.findings) + 1}")
             if isinstance(outcome, RejectedFinding):
                 rejected.append(outcome)
                 continue
-            key = (page.page, outcome.source.start, outcome.source.end, outcome.kind)
-            if key not in seen:
-                seen.add(key)
-                occurrence = ordinals[page.page].of(outcome.source)
-                findings.append(outcome.model_copy(update={"occurrence": occurrence}))
+            occurrence = ordinals[page.page].of(outcome.source)
+            merger.add(outcome.model_copy(update={"occurrence": occurrence}), passage)
     return Detection(
         engine=_engine(provider, Task.DETECT),
-        findings=tuple(findings),
+        findings=tuple(merger.findings),
         rejected=tuple(rejected),
         usage=summed(usages),
     )

@@ -25,6 +25,10 @@ class Play:
     truncate: bool = False
     hang: bool = False
     cut: bool = False
+    seconds: float = 0
+    """How long it takes to answer."""
+    on_leaving: Callable[[], None] | None = None
+    """Called when the reply is about to leave."""
     error_code: str | None = None
 
 
@@ -65,7 +69,7 @@ class FakeOpenAI:
         form = form_of(body)
         if form["name"] == "probe":
             self.probes.append(request.path)
-            (word,) = form["schema"]["properties"]["word"]["enum"]
+            word = form["schema"]["properties"]["word"]["enum"][0]
             return body, Play({"word": "Good morning."} if request.path in self.heedless else {"word": word})
         self.requests.append(body)
         self.paths.append(request.path)
@@ -74,6 +78,9 @@ class FakeOpenAI:
         play = self.script(body) if self.script else self._following()
         if play.hang:
             await self._released.wait()
+        await asyncio.sleep(play.seconds)
+        if play.on_leaving:
+            play.on_leaving()
         if play.cut:
             assert request.transport is not None
             response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})

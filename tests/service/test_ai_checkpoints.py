@@ -19,8 +19,7 @@ from shared.errors import BusyError, LeaseLostError, TransientError
 from shared.jobs import ClaimedJob, claim_jobs
 from tests.conftest import Database, Patient
 from tests.fakes.openai_server import FakeOpenAI, Play, document_of
-from tests.pipeline import claim, page
-from tests.users import upload
+from tests.pipeline import read_document
 
 PAGES = 9
 
@@ -56,15 +55,9 @@ def provider(server: FakeOpenAI) -> Provider:
 @pytest.fixture
 async def document(database: Database, owner: asyncpg.Connection, patient: Patient) -> UUID:
     """A document of some pages, read; pass 1 is next."""
-    uploaded = await upload(owner, patient.user_id, patient.profile_id)
-    worker = await database.connect("chartloom_ocr")
-    job = await claim(worker, "ocr")
-    lease = (job["job_id"], job["lease_token"])
-    pages = [page(f"Page mark{number:02} of the record.", number=number) for number in range(1, PAGES + 1)]
-    await worker.fetchval("select chartloom.save_ocr_pages($1, $2, $3)", *lease, pages)
-    await worker.execute("select chartloom.complete_job($1, $2)", *lease)
-    await worker.close()
-    return uploaded
+    return await read_document(
+        database, owner, patient, [f"Page mark{number:02} of the record." for number in range(1, PAGES + 1)]
+    )
 
 
 async def take(pool: asyncpg.Pool) -> ClaimedJob:

@@ -5,10 +5,10 @@ The schema asks for a word that stands nowhere in the question: only who is held
 
 import asyncio
 import secrets
-from typing import Annotated, Any
+from typing import Literal
 
 import structlog
-from pydantic import Field, create_model
+from pydantic import create_model
 
 from services.ai.wire import ProbeInputs, Wire
 from shared.errors import BusyError, ConfigurationError, TerminalError, TransientError
@@ -44,8 +44,8 @@ async def probe(provider: AskingProvider) -> None:
         if not provider.fall_back():
             raise ConfigurationError(
                 "model_schema_ignored",
-                f"The endpoint ignores the JSON schema that it is given ({provider.model}), so its answers can't be used: "
-                "choose a model or a server that enforces schemas (strict structured outputs).",
+                f"The endpoint ignores the JSON schema that it is given ({provider.model}): its answers can't be used. "
+                "Choose a model or a server that enforces schemas (strict structured outputs).",
             )
         log.info("model_api_changed", model=provider.model)
 
@@ -53,8 +53,7 @@ async def probe(provider: AskingProvider) -> None:
 async def _keeps_to_schema(provider: AskingProvider) -> bool | None:
     """None where nobody answered."""
     word = secrets.token_hex(4)
-    choice = Field(json_schema_extra={"enum": [word]}, pattern=f"^{word}$")
-    schema: type[Wire] = create_model("Probe", __base__=Wire, word=Annotated[Any, choice])
+    schema: type[Wire] = create_model("Probe", __base__=Wire, word=Literal[word, word.upper()])
     for _ in range(_ATTEMPTS):
         try:
             await provider.ask(Task.PROBE, _GREETING, schema)
