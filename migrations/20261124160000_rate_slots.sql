@@ -100,7 +100,7 @@ begin
     v_slot_at := date_bin(v_width, v_at, 'epoch');
     if v_slot_at = v_seen.slot_at and exists (
         select from chartloom.rate_slots as s where s.limit_key = p_limit_key and s.slot_at = v_slot_at
-            and s.requests >= ceil(v_burst * v_limit.requests_per_minute * extract(epoch from v_width / 60))
+            and s.requests >= ceil(v_burst * v_limit.requests_per_minute / 240)
     ) then
         v_slot_at := v_slot_at + v_width;
         v_at := v_slot_at;

@@ -37,7 +37,7 @@ do $read$
 declare
     v_job record;
 begin
-    for v_job in select * from chartloom.claim_jobs('bench', array['ocr'], 100000) loop
+    for v_job in select * from chartloom.claim_jobs('bench', array['ocr'], 1000) loop
         perform chartloom.save_ocr_pages(v_job.job_id, v_job.lease_token, (
             select jsonb_build_array(jsonb_build_object(
                 'page', 1, 'width', 1000, 'height', 1400, 'text', t.text, 'words', t.words,
@@ -132,7 +132,8 @@ async def read_documents(ground: Ground, database: str, owner: asyncpg.Connectio
     for upload in uploads:
         await complete(owner, upload.patient_id, upload.shell_file_id)
     await owner.execute("reset role")
-    await owner.execute(READ)
+    for _ in range(0, count, 1000):
+        await owner.execute(READ)
 
 
 async def complete(owner: asyncpg.Connection, patient: UUID, document: UUID) -> None:

@@ -230,12 +230,14 @@ async def test_a_database_that_is_away_costs_no_answer(
 ) -> None:
     superuser = await database.connect_as_superuser()
     job = await take(pool)
+    one_at_a_time = asyncio.Lock()
 
     async def on_request() -> None:
-        await superuser.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where usename = 'chartloom_ai' and datname = current_database()"
-        )
+        async with one_at_a_time:
+            await superuser.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where usename = 'chartloom_ai' and datname = current_database()"
+            )
 
     server.on_request = on_request
     assert await detect(pool, provider, job) == ALL

@@ -1,5 +1,7 @@
 """Long pages are cut and put together again: no word is lost, none is found twice."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_passages_cover_the_page_and_overlap(pieces: list[str]) -> None:
     passages = split(page_of(text), 800)
     assert covers(text, passages)
     assert all(len(passage.text) <= 800 for passage in passages)
-    for earlier, later in zip(passages, passages[1:], strict=False):
+    for earlier, later in pairwise(passages):
         assert earlier.start < later.start < earlier.start + len(earlier.text)
 
 

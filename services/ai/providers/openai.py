@@ -108,7 +108,8 @@ def _mapped(error: openai.OpenAIError) -> ChartloomError:
             return TerminalError("model_quota_exhausted", "The model account has no quota left: top it up, redrive.")
         wait = _retry_after(error.response.headers)
         return BusyError("model_rate_limited", "The model endpoint asks for patience.", wait)
-    if isinstance(error, openai.APITimeoutError):
+    # The transport calls every connection that fails one that took too long.
+    if isinstance(error, openai.APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return _too_late()
     if isinstance(error, openai.APIConnectionError):
         return TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")

@@ -5,10 +5,10 @@ The schema asks for a word that stands nowhere in the question: only who is held
 
 import asyncio
 import secrets
-from typing import Literal
+from typing import Annotated
 
 import structlog
-from pydantic import create_model
+from pydantic import AfterValidator, Field, create_model
 
 from services.ai.wire import ProbeInputs, Wire
 from shared.errors import BusyError, ConfigurationError, TerminalError, TransientError
@@ -53,7 +53,14 @@ async def probe(provider: AskingProvider) -> None:
 async def _keeps_to_schema(provider: AskingProvider) -> bool | None:
     """None where nobody answered."""
     word = secrets.token_hex(4)
-    schema: type[Wire] = create_model("Probe", __base__=Wire, word=Literal[word, word.upper()])
+
+    def is_it(said: str) -> str:
+        if said != word:
+            raise ValueError("another word")
+        return said
+
+    said = Annotated[str, Field(json_schema_extra={"enum": [word]}), AfterValidator(is_it)]
+    schema: type[Wire] = create_model("Probe", __base__=Wire, word=said)
     for _ in range(_ATTEMPTS):
         try:
             await provider.ask(Task.PROBE, _GREETING, schema)
