@@ -37,7 +37,7 @@ test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
 	@$(VENV)/bin/pytest -m "not slow and not chaos"
 
 .PHONY: test-slow
-test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Run the slow tests: fresh clones, each service alone, formal models
+test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase $(VENV)/.installed-model ## Run the slow tests: fresh clones, each service alone, formal models
 	@$(VENV)/bin/pytest -m slow
 
 .PHONY: chaos
@@ -49,7 +49,7 @@ images: ## Build and start the services' images without a Docker engine (root on
 	@ops/images.sh
 
 .PHONY: bench
-bench: bench-queue bench-record bench-burst bench-capacity ## Measure everything; results go to bench/out
+bench: bench-queue bench-record bench-burst bench-capacity bench-ai ## Measure everything; results go to bench/out
 
 .PHONY: bench-queue
 bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1
@@ -66,6 +66,10 @@ bench-burst: $(VENV)/.installed-dev ## A thousand patients upload at once, 15 mi
 .PHONY: bench-capacity
 bench-capacity: $(VENV)/.installed-dev ## What chartloom capacity predicts beside what is measured, 15 minutes
 	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.capacity
+
+.PHONY: bench-ai
+bench-ai: $(VENV)/.installed-dev ## A thousand passes in flight on one AI service, 3 minutes; smaller: PASSES=100
+	@PASSES="$${PASSES:-}" ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.ai
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
@@ -91,9 +95,11 @@ lock: $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files anew from the py
 	@UV="$(or $(UV),$(VENV)/tools/bin/uv)" ops/lock.sh
 
 .PHONY: lock-bench
-lock-bench: $(VENV)/.installed-peers $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files of the benchmark's peers anew
+lock-bench: $(VENV)/.installed-peers $(if $(UV),,$(VENV)/tools/bin/uv) ## Write the lock files of the benchmark's peers and model anew
 	@$(or $(UV),$(VENV)/tools/bin/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate bench/requirements.in --output-file bench/requirements.lock
+	@$(or $(UV),$(VENV)/tools/bin/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate bench/model/requirements.in --output-file bench/model/requirements.lock
 	@$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 .PHONY: release-dump
@@ -160,6 +166,11 @@ NPM := PATH="$(CURDIR)/$(VENV)/bench/bin:$$PATH" npm --prefix bench/peers $(NPM_
 $(VENV)/.installed-peers: bench/requirements.lock bench/peers/package-lock.json | $(VENV)/bin/pip
 	$(call step,Installing the peers for Python,$(VENV)/bin/python -m venv $(VENV)/bench && $(VENV)/bench/bin/python -m pip --disable-pip-version-check -qq --no-input install --require-hashes -r bench/requirements.lock)
 	$(call step,Installing the peers for Node,$(NPM) ci)
+	@touch $@
+
+# A model server and a small model, for the tests of the wire.
+$(VENV)/.installed-model: bench/model/requirements.lock | $(VENV)/bin/pip
+	$(call step,Installing a model server,$(VENV)/bin/python -m venv $(VENV)/model && $(VENV)/model/bin/python -m pip --disable-pip-version-check -qq --no-input install --require-hashes -r bench/model/requirements.lock)
 	@touch $@
 
 # Supabase's tooling, whose advisors and whose way to apply migrations are checked: one binary, in a package of npm's.

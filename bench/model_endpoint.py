@@ -47,8 +47,12 @@ def application(seconds: float) -> web.Application:
     async def chat(request: web.Request) -> web.Response:
         body = await request.json()
         asked = body["messages"][-1]["content"]
-        answer = ANSWERS[body["response_format"]["json_schema"]["name"]](asked)
-        await asyncio.sleep(seconds)
+        form = body["response_format"]["json_schema"]
+        if form["name"] == "probe":
+            answer = {"word": form["schema"]["properties"]["word"]["enum"][0]}
+        else:
+            answer = ANSWERS[form["name"]](asked)
+            await asyncio.sleep(seconds)
         message = {"role": "assistant", "content": json.dumps(answer), "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         head = {"id": "chatcmpl-bench", "object": "chat.completion", "created": 1, "model": body["model"]}

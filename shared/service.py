@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,11 +62,13 @@ def run_worker(
     *,
     details: Mapping[str, Any],
     take_turns: bool = False,
+    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
 ) -> None:
     """Runs a job service until SIGTERM or SIGINT.
 
     It claims ``job_types`` in the order given; with ``take_turns``, another of them comes first after each claim, so
-    that none starves. ``details`` (model, engine) is shown with the worker.
+    that none starves. ``details`` (model, engine) is shown with the worker. ``prepare`` runs before the first claim
+    and may raise ConfigurationError.
     """
 
     def build_worker(runtime: Runtime) -> Loop:
@@ -82,32 +84,44 @@ def run_worker(
             take_turns=take_turns,
         )
 
-    run_service(service, settings, topics=job_types, build=build_worker)
+    run_service(service, settings, topics=job_types, build=build_worker, prepare=prepare)
 
 
 def run_service(
-    service: str, settings: ServiceSettings, *, topics: list[str], build: Callable[[Runtime], Loop]
+    service: str,
+    settings: ServiceSettings,
+    *,
+    topics: list[str],
+    build: Callable[[Runtime], Loop],
+    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
 ) -> None:
     """Runs any loop as a service. Exits 0 after a drained stop, 78 where the set-up is wrong."""
     configure_logs(service=service, level=settings.log_level)
     configure_telemetry(service=service, version=VERSION, instance=settings.worker_id)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(service, settings, topics, build))
+            runner.run(_serve(service, settings, topics, build, prepare))
     except ConfigurationError as error:
         exit_misconfigured(error)
     finally:
         flush_telemetry()
 
 
-async def _serve(service: str, settings: ServiceSettings, topics: list[str], build: Callable[[Runtime], Loop]) -> None:
+async def _serve(
+    service: str,
+    settings: ServiceSettings,
+    topics: list[str],
+    build: Callable[[Runtime], Loop],
+    prepare: Callable[[Runtime], Awaitable[None]] | None,
+) -> None:
     log = structlog.get_logger()
     async with _open_pool(service, settings) as pool, AsyncExitStack() as closing:
         _measure_pool(pool)
         listener = Listener(
             listen_url=settings.listen_url, pool=pool, topics=topics, application_name=f"chartloom {service}"
         )
-        loop = build(Runtime(service=service, settings=settings, pool=pool, listener=listener, closing=closing))
+        runtime = Runtime(service=service, settings=settings, pool=pool, listener=listener, closing=closing)
+        loop = build(runtime)
         health = HealthServer(host=settings.health_host, port=settings.port, live=loop.live, ready=loop.ready)
         port = await health.start()
 
@@ -121,6 +135,8 @@ async def _serve(service: str, settings: ServiceSettings, topics: list[str], bui
         listening = asyncio.create_task(listener.run(), name="listener")
         log.info("started", port=port, worker_id=settings.worker_id, job_types=topics)
         try:
+            if prepare is not None:
+                await prepare(runtime)
             await loop.run()
         finally:
             listening.cancel()

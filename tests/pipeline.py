@@ -1,6 +1,6 @@
 """A document's way through the queue without its services: each step by the contract, as a worker takes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,19 @@ async def claim(connection: asyncpg.Connection, job_type: str) -> asyncpg.Record
     """The next job of a type; fails the test where there is none."""
     (job,) = await connection.fetch("select * from chartloom.claim_jobs('test', array[$1], 1)", job_type)
     return job
+
+
+async def read_document(database: Database, owner: asyncpg.Connection, patient: Patient, texts: Sequence[str]) -> UUID:
+    """A document whose pages are read; pass 1 is next. No other job of OCR may be waiting."""
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    worker = await database.connect(STEPS["ocr"])
+    job = await claim(worker, "ocr")
+    lease = (job["job_id"], job["lease_token"])
+    pages = [page(text, number=number) for number, text in enumerate(texts, 1)]
+    await worker.fetchval("select chartloom.save_ocr_pages($1, $2, $3)", *lease, pages)
+    await worker.execute("select chartloom.complete_job($1, $2)", *lease)
+    await worker.close()
+    return document
 
 
 async def persist_document(

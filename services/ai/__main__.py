@@ -8,7 +8,7 @@ from shared.settings import exit_misconfigured, load_settings
 from shared.worker import Handler
 
 from .handler import JOB_TYPES, AiHandler
-from .providers import Provider, open_provider, within_limits
+from .providers import Provider, ensure_usable, open_provider, within_limits
 from .settings import AiSettings
 from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
@@ -32,6 +32,11 @@ def main() -> None:
             built.append(ShadowHandler(pool=runtime.pool, provider=within_limits(shadow, runtime.pool)).handler())
         return built
 
+    async def prepare(runtime: Runtime) -> None:
+        for asked in (provider, shadow):
+            if asked is not None:
+                await ensure_usable(within_limits(asked, runtime.pool))
+
     run_worker(
         "ai",
         settings,
@@ -39,6 +44,7 @@ def main() -> None:
         [*JOB_TYPES, SHADOW_JOB_TYPE] if shadow else JOB_TYPES,
         handlers,
         details={"provider": provider.name, "model": provider.model} | ({"shadow": shadow.model} if shadow else {}),
+        prepare=prepare,
     )
 
 

@@ -14,7 +14,7 @@ from shared.telemetry import meter
 from shared.worker import Handler
 
 from . import passes
-from .providers import Provider
+from .providers import Provider, with_checkpoints
 
 _findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
 
@@ -45,15 +45,19 @@ class AiHandler:
         ]
 
     async def detect(self, job: ClaimedJob, _: DocumentPayload) -> Detection:
-        return await passes.detect(await read_pages(self._pool, job), self._provider, checker=self._checker)
+        pages, provider = await read_pages(self._pool, job), await self._resumed(job, "detect")
+        return await passes.detect(pages, provider, checker=self._checker)
 
     async def enrich(self, job: ClaimedJob, _: DocumentPayload) -> Enrichment:
         detection = await read_pass(self._pool, job, "detect", Detection)
-        return await passes.enrich(await read_pages(self._pool, job), detection, self._provider)
+        return await passes.enrich(await read_pages(self._pool, job), detection, await self._resumed(job, "enrich"))
 
     async def narrate(self, job: ClaimedJob, _: DocumentPayload) -> Narration:
         enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
-        return await passes.narrate(enrichment, self._provider)
+        return await passes.narrate(enrichment, await self._resumed(job, "narrate"))
+
+    async def _resumed(self, job: ClaimedJob, name: str) -> Provider:
+        return await with_checkpoints(self._provider, self._pool, job, name)
 
 
 async def read_pages(pool: asyncpg.Pool, job: ClaimedJob) -> list[Page]:
@@ -84,7 +88,7 @@ async def save_pass(
     connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration
 ) -> None:
     await connection.execute(
-        "select chartloom.save_ai_pass($1, $2, $3, $4)",
+        "select chartloom.save_ai_pass($1, $2, $3, $4), chartloom.delete_ai_checkpoints($1, $2)",
         job.job_id,
         job.lease_token,
         name,

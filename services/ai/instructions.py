@@ -21,7 +21,7 @@ from . import claims
 from .grounding import Ground, spans
 from .wire import KIND_OF_LABEL, Claims, Fact, Mentions, Target, Understandings
 
-VERSIONS = {"detect": "detect.v2", "enrich": "enrich.v2", "narrate": "narrate.v2"}
+VERSIONS = {"detect": "detect.v2", "enrich": "enrich.v2", "narrate": "narrate.v2", "probe": "probe.v1"}
 """The file of each task. A new wording is a new file: stored findings name the one they came from."""
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)\n```$", re.M | re.S)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 from shared.contract.findings import (
@@ -25,7 +25,7 @@ from shared.contract.pages import Page
 
 from . import claims, dates, dosing, grades, grounding, instructions, timeline, units
 from .local import sections, terminology
-from .passages import halve, split
+from .passages import Merger, halve, split
 from .providers import OutputTruncatedError, Provider, Task, summed
 from .wire import (
     KIND_OF_LABEL,
@@ -93,26 +93,22 @@ async def _detected(pages: Sequence[Page], provider: Provider) -> Detection:
     answers = await _each(passages, lambda passage: _mentions(passage, provider))
     by_number = {page.page: page for page in pages}
     ordinals = {page.page: grounding.Ordinals(page.text) for page in pages}
-    findings: list[Finding] = []
+    merger = Merger()
     rejected: list[RejectedFinding] = []
-    seen: set[tuple[int, int, int, str]] = set()
     usages: list[dict[str, int]] = []
     for passage, mentions, usage in (part for parts in answers for part in parts):
         usages.append(usage)
         ground, page = grounding.Ground(passage.text), by_number[passage.page]
         for mention in mentions:
-            outcome = _finding(mention, ground, passage, page, f"e{len(findings) + 1}")
+            outcome = _finding(mention, ground, passage, page, f"e{len(merger.findings) + 1}")
             if isinstance(outcome, RejectedFinding):
                 rejected.append(outcome)
                 continue
-            key = (page.page, outcome.source.start, outcome.source.end, outcome.kind)
-            if key not in seen:
-                seen.add(key)
-                occurrence = ordinals[page.page].of(outcome.source)
-                findings.append(outcome.model_copy(update={"occurrence": occurrence}))
+            occurrence = ordinals[page.page].of(outcome.source)
+            merger.add(outcome.model_copy(update={"occurrence": occurrence}), passage)
     return Detection(
         engine=_engine(provider, Task.DETECT),
-        findings=tuple(findings),
+        findings=tuple(merger.findings),
         rejected=tuple(rejected),
         usage=summed(usages),
     )
@@ -203,21 +199,30 @@ async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
     )
 
 
-async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
-    """``work`` on all items, a few at once, results in order. The first failure cancels the rest and is raised."""
-    slots = asyncio.Semaphore(_AT_ONCE)
+async def _each(items: Sequence[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """``work`` on all items, a few at once, results in order.
 
-    async def one(item: Item) -> Result:
-        async with slots:
-            return await work(item)
+    After a failure none is begun, and it is raised when those under way have ended: what they bring is kept.
+    """
+    left = iter(enumerate(items))
+    results: dict[int, Result] = {}
+    failures: list[Exception] = []
 
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def go_on() -> None:
+        for place, item in left:
+            try:
+                results[place] = await work(item)
+            except Exception as error:
+                failures.append(error)
+            if failures:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_AT_ONCE, len(items))):
+            group.create_task(go_on())
+    if failures:
+        raise failures[0]
+    return [results[place] for place in range(len(items))]
 
 
 def _engine(provider: Provider, task: Task) -> Engine:

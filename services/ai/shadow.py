@@ -15,7 +15,7 @@ from shared.worker import Handler
 
 from . import passes
 from .handler import read_pages, save_pass
-from .providers import Provider
+from .providers import Provider, with_checkpoints
 
 JOB_TYPE = "ai_shadow"
 Results = tuple[Detection, Enrichment, Narration]
@@ -31,9 +31,12 @@ class ShadowHandler:
 
     async def read(self, job: ClaimedJob, _: DocumentPayload) -> Results:
         pages = await read_pages(self._pool, job)
-        detection = await passes.detect(pages, self._provider)
-        enrichment = await passes.enrich(pages, detection, self._provider)
-        return detection, enrichment, await passes.narrate(enrichment, self._provider)
+        detection = await passes.detect(pages, await self._resumed(job, "detect"))
+        enrichment = await passes.enrich(pages, detection, await self._resumed(job, "enrich"))
+        return detection, enrichment, await passes.narrate(enrichment, await self._resumed(job, "narrate"))
+
+    async def _resumed(self, job: ClaimedJob, name: str) -> Provider:
+        return await with_checkpoints(self._provider, self._pool, job, name)
 
 
 async def save_results(connection: Connection, job: ClaimedJob, results: Results) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ class Play:
     truncate: bool = False
     hang: bool = False
     cut: bool = False
+    seconds: float = 0
+    """How long it takes to answer."""
+    on_leaving: Callable[[], None] | None = None
+    """Called when the reply is about to leave."""
     error_code: str | None = None
 
 
@@ -31,13 +36,21 @@ Script = Callable[[dict[str, Any]], Play]
 
 
 class FakeOpenAI:
-    """Plays ``plays`` in order, the last one for ever; or ``script`` decides by the request."""
+    """Plays ``plays`` in order, the last one for ever; or ``script`` decides by the request.
+
+    A service's question at its start, whether schemas are kept to, is answered apart: yes, but by ``heedless`` APIs.
+    """
 
     def __init__(self) -> None:
         self.plays: deque[Play] = deque()
         self.script: Script | None = None
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.probes: list[str] = []
+        self.heedless: set[str] = set()
+        self.arrivals: list[float] = []
+        """When each request came, probes among them, by ``time.monotonic()``."""
+        self.on_request: Callable[[], Awaitable[None]] | None = None
         self._released = asyncio.Event()
         self.app = web.Application()
         self.app.router.add_post("/v1/responses", self._responses)
@@ -51,12 +64,23 @@ class FakeOpenAI:
         return self.plays.popleft() if len(self.plays) > 1 else self.plays[0]
 
     async def _next(self, request: web.Request) -> tuple[dict[str, Any], Play]:
+        self.arrivals.append(time.monotonic())
         body = await request.json()
+        form = form_of(body)
+        if form["name"] == "probe":
+            self.probes.append(request.path)
+            word = form["schema"]["properties"]["word"]["enum"][0]
+            return body, Play({"word": "Good morning."} if request.path in self.heedless else {"word": word})
         self.requests.append(body)
         self.paths.append(request.path)
+        if self.on_request:
+            await self.on_request()
         play = self.script(body) if self.script else self._following()
         if play.hang:
             await self._released.wait()
+        await asyncio.sleep(play.seconds)
+        if play.on_leaving:
+            play.on_leaving()
         if play.cut:
             assert request.transport is not None
             response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
@@ -124,6 +148,12 @@ class FakeOpenAI:
         finally:
             self._released.set()
             await server.close()
+
+
+def form_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Name and schema of the answer that is asked for, from whichever API."""
+    form: dict[str, Any] = body["text"]["format"] if "text" in body else body["response_format"]["json_schema"]
+    return form
 
 
 def document_of(body: dict[str, Any]) -> str:

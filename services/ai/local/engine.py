@@ -12,6 +12,7 @@ from services.ai.wire import (
     Inputs,
     Mention,
     Mentions,
+    NarrateInputs,
     Passage,
     Understanding,
     Understandings,
@@ -33,6 +34,7 @@ def answer(inputs: Inputs) -> BaseModel:
         return _mentions(inputs.passage)
     if isinstance(inputs, EnrichInputs):
         return _understandings(inputs)
+    assert isinstance(inputs, NarrateInputs)  # nobody probes what is of this process
     return Claims.model_construct(sentences=narrative(inputs.facts))
 
 

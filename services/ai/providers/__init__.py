@@ -1,6 +1,7 @@
 """What a provider is. The passes know this and nothing of who answers."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -10,16 +11,18 @@ from pydantic import BaseModel
 from services.ai.usage import Price
 from services.ai.wire import Inputs
 from shared.errors import ConfigurationError, TransientError
+from shared.jobs import ClaimedJob
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Task(StrEnum):
-    """The three questions."""
+    """The three questions, and the one at the start: does the endpoint keep to a schema?"""
 
     DETECT = "detect"
     ENRICH = "enrich"
     NARRATE = "narrate"
+    PROBE = "probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,28 @@ class Completion(Generic[Answer]):
     latency_s: float
 
 
-class OutputTruncatedError(TransientError):
+class UnusableReplyError(TransientError):
+    """A reply that was paid for and answers nothing. ``usage`` is what it took."""
+
+    def __init__(self, code: str, message: str, usage: dict[str, int]) -> None:
+        super().__init__(code, message)
+        self.usage = usage
+
+
+class OutputTruncatedError(UnusableReplyError):
     """The answer did not fit. The same question would not fit again: the passes ask about half as much."""
 
-    def __init__(self) -> None:
-        super().__init__("model_output_truncated", "The model ran out of output tokens; use one with a larger limit.")
+    def __init__(self, usage: dict[str, int] | None = None) -> None:
+        message = "The model ran out of output tokens; use one with a larger limit."
+        super().__init__("model_output_truncated", message, usage or {})
+
+
+class OutputInvalidError(UnusableReplyError):
+    """The reply missed the schema. ``complaint`` says where, by place and type, without a word of the reply."""
+
+    def __init__(self, complaint: str, usage: dict[str, int]) -> None:
+        super().__init__("model_output_invalid", "The model's reply missed the schema twice.", usage)
+        self.complaint = complaint
 
 
 class Provider(Protocol):
@@ -62,6 +82,37 @@ class Provider(Protocol):
 
     async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
         """Ask."""
+
+
+class AskingProvider(ABC):
+    """A provider that asks somebody else over a wire. ``ask`` is one request; ``complete`` adds one repair at most."""
+
+    name: str
+    model: str
+    window: int
+
+    @abstractmethod
+    def prompt_version(self, task: Task) -> str:
+        """As a provider's."""
+
+    @abstractmethod
+    async def ask(
+        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+    ) -> Completion[Answer]:
+        """One request. ``complaint``: what was wrong with the last reply to the same question."""
+
+    @abstractmethod
+    def fall_back(self) -> bool:
+        """Speaks the next best API from now on. False: there is none."""
+
+    async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
+        """Ask; where the reply misses the schema, once more with what was wrong."""
+        try:
+            return await self.ask(task, inputs, schema)
+        except OutputInvalidError as error:
+            complaint, spent = error.complaint, error.usage
+        repaired = await self.ask(task, inputs, schema, complaint)
+        return replace(repaired, usage=summed([spent, repaired.usage]))
 
 
 def open_provider(
@@ -89,11 +140,28 @@ def open_provider(
 
 def within_limits(provider: Provider, pool: asyncpg.Pool) -> Provider:
     """The local engine has no limits but the machine's."""
-    if provider.name == "local":
+    if not isinstance(provider, AskingProvider):
         return provider
     from .limited import LimitedProvider  # noqa: PLC0415
 
     return LimitedProvider(provider, pool)
+
+
+async def with_checkpoints(provider: Provider, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str) -> Provider:
+    """For one pass of one job: it asks nothing twice. The local engine is done before it could be killed."""
+    if not isinstance(provider, AskingProvider):
+        return provider
+    from .checkpointed import CheckpointedProvider, Checkpoints  # noqa: PLC0415
+
+    return CheckpointedProvider(provider, await Checkpoints.read(pool, job, pass_name))
+
+
+async def ensure_usable(provider: Provider) -> None:
+    """Refuses, by ConfigurationError, an endpoint whose answers could not be used."""
+    if isinstance(provider, AskingProvider):
+        from .probe import probe  # noqa: PLC0415
+
+        await probe(provider)
 
 
 def summed(usages: list[dict[str, int]]) -> dict[str, Any]:

@@ -2,30 +2,34 @@
 
 Replies are read raw (status, refusal, truncation, usage) before anything is validated: the client's own ``parse``
 raises a bare validation error on a truncated reply and loses the rest. Servers other than OpenAI's answer
-``/responses`` but may ignore the schema, so they get chat completions. No text of a document or reply is in any error.
+``/responses`` but may ignore the schema, so they get chat completions; what really holds is probed at the start
+(``probe.py``). No text of a document or reply is in any error.
 """
 
+import asyncio
 import json
 import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
 from services.ai import instructions
 from services.ai.usage import Price, record_call, record_usage
-from services.ai.wire import Inputs, NarrateInputs
+from services.ai.wire import Inputs, NarrateInputs, ProbeInputs
 from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
 from shared.telemetry import model_span
 
-from . import Answer, Completion, OutputTruncatedError, Task
+from . import Answer, AskingProvider, Completion, OutputInvalidError, OutputTruncatedError, Task
 
 _WINDOW = 6000
 """Characters of a page in one question: about 1,500 tokens in, and dense lab pages answer with five times as many."""
@@ -48,6 +52,12 @@ class _Answered:
     usage: dict[str, int] = field(default_factory=dict)
 
 
+@cache
+def _form(task: Task, schema: type[BaseModel]) -> dict[str, Any]:
+    """Made once: pydantic takes a millisecond for it."""
+    return {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+
+
 def _strict(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {
@@ -62,6 +72,8 @@ def _strict(schema: Any) -> Any:
 
 def _question(inputs: Inputs) -> str:
     """The question's data. The mark is new every time: no document can hold it, so none can end its own block."""
+    if isinstance(inputs, ProbeInputs):
+        return inputs.greeting
     mark = secrets.token_hex(8)
     if isinstance(inputs, NarrateInputs):
         return f"<facts-{mark}>\n{inputs.model_dump_json()}\n</facts-{mark}>"
@@ -89,13 +101,18 @@ def _mapped(error: openai.OpenAIError) -> ChartloomError:
             return TerminalError("model_quota_exhausted", "The model account has no quota left: top it up, redrive.")
         wait = _retry_after(error.response.headers)
         return BusyError("model_rate_limited", "The model endpoint asks for patience.", wait)
-    if isinstance(error, openai.APITimeoutError):
-        return TransientError("model_timeout", "The model endpoint did not answer in time.")
+    # The transport calls every connection that fails one that took too long.
+    if isinstance(error, openai.APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
+        return _too_late()
     if isinstance(error, openai.APIConnectionError):
         return TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")
     if isinstance(error, openai.APIStatusError):
         return _status(error.status_code)
     return TransientError("model_reply_unreadable", "The model endpoint's reply could not be read.")
+
+
+def _too_late() -> ChartloomError:
+    return TransientError("model_timeout", "The model endpoint did not answer in time.")
 
 
 def _status(status: int) -> ChartloomError:
@@ -106,7 +123,7 @@ def _status(status: int) -> ChartloomError:
     return TerminalError("model_request_refused", f"The model endpoint answered {status}. Check model and base URL.")
 
 
-class OpenAIProvider:
+class OpenAIProvider(AskingProvider):
     """Asks a model. One question is one request, plus one repair at most; all other retries belong to the queue."""
 
     name = "openai"
@@ -125,53 +142,42 @@ class OpenAIProvider:
         """``responses``: which API to speak; by default OpenAI's own host gets Responses, all others get chat."""
         self.model = model
         self._price = price
-        # max_retries=0: the client's own two would spend the rate limit behind the queue's back.
-        self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+        self._timeout_s = timeout_s
+        self._client = AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            timeout=timeout_s,
+            # The client's own two would spend the rate limit behind the queue's back.
+            max_retries=0,
+            # httpx looks through all connections at each request: with a thousand in flight that alone took a core.
+            # How many there may be is for WORKER_CONCURRENCY to say.
+            http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=0, keepalive_expiry=15)),
+        )
         at_openai = (urlsplit(str(self._client.base_url)).hostname or "").endswith("api.openai.com")
         self.speaks_responses = at_openai if responses is None else responses
 
     def prompt_version(self, task: Task) -> str:
         return instructions.version(task)
 
-    async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
-        """Ask once; where the reply misses the schema, once more with what was wrong."""
-        started = time.monotonic()
-        question = _question(inputs)
-        usage: dict[str, int] = {}
-        complaint: str | None = None
-        for _ in range(2):
-            answered = await self._ask(task, question, complaint, schema)
-            for name, count in answered.usage.items():
-                usage[name] = usage.get(name, 0) + count
-            if answered.refused:
-                raise TerminalError("model_refused", "The model declined this document. Review it by hand.")
-            if answered.truncated:
-                raise OutputTruncatedError
-            try:
-                parsed = schema.model_validate_json(answered.text)
-            except ValidationError as error:
-                complaint = _complaint(error)
-                continue
-            return Completion(
-                parsed=parsed,
-                raw=answered.text,
-                usage=usage,
-                model=answered.model,
-                request_id=answered.request_id,
-                finish=answered.finish,
-                latency_s=time.monotonic() - started,
-            )
-        raise TransientError("model_output_invalid", "The model's reply missed the schema twice.")
+    def fall_back(self) -> bool:
+        """From Responses to chat completions, which more servers hold to a schema."""
+        fell, self.speaks_responses = self.speaks_responses, False
+        return fell
 
-    async def _ask(self, task: Task, question: str, complaint: str | None, schema: type[BaseModel]) -> _Answered:
+    async def ask(
+        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+    ) -> Completion[Answer]:
         """One call, as one span and one measurement."""
-        asked = question if complaint is None else f"{question}\n\n{complaint}"
-        form = {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+        question = _question(inputs)
         began = time.monotonic()
         outcome = "broken_off"
         with model_span(self.name, self.model) as span:
             try:
-                answered = await self._call(instructions.text(task), asked, form)
+                answered = await self._call(
+                    instructions.text(task),
+                    question if complaint is None else f"{question}\n\n{complaint}",
+                    _form(task, schema),
+                )
                 outcome = "answered"
             except ChartloomError as error:
                 outcome = error.code
@@ -180,13 +186,29 @@ class OpenAIProvider:
                 record_call(self.model, outcome, time.monotonic() - began)
             _describe(span, answered)
         record_usage(self.model, answered.usage, self._price)
-        return answered
+        if answered.refused:
+            raise TerminalError("model_refused", "The model declined this document. Review it by hand.")
+        if answered.truncated:
+            raise OutputTruncatedError(answered.usage)
+        return Completion(
+            parsed=_parsed(answered, schema),
+            raw=answered.text,
+            usage=answered.usage,
+            model=answered.model,
+            request_id=answered.request_id,
+            finish=answered.finish,
+            latency_s=time.monotonic() - began,
+        )
 
     async def _call(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
         try:
-            if self.speaks_responses:
-                return await self._ask_responses(prompt, asked, form)
-            return await self._ask_chat(prompt, asked, form)
+            # The client's own timeout starts anew with each byte.
+            async with asyncio.timeout(self._timeout_s):
+                if self.speaks_responses:
+                    return await self._ask_responses(prompt, asked, form)
+                return await self._ask_chat(prompt, asked, form)
+        except TimeoutError:
+            mapped: ChartloomError = _too_late()
         except openai.OpenAIError as error:
             mapped = _mapped(error)
         # Raised outside the handler: the client's error holds the reply's body, and a trace would print it.
@@ -252,6 +274,15 @@ def _describe(span: Span, answered: _Answered) -> None:
             "gen_ai.usage.output_tokens": answered.usage.get("output_tokens", 0),
         }
     )
+
+
+def _parsed(answered: _Answered, schema: type[Answer]) -> Answer:
+    try:
+        return schema.model_validate_json(answered.text)
+    except ValidationError as error:
+        complaint = _complaint(error)
+    # Outside the handler: pydantic's error quotes the reply.
+    raise OutputInvalidError(complaint, answered.usage)
 
 
 def _body(content: bytes) -> dict[str, Any]:

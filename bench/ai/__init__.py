@@ -1,0 +1,1 @@
+"""A thousand passes in flight on one instance of the AI service."""
