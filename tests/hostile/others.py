@@ -90,12 +90,8 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "PNG of 99 000 000 pixels": lambda: png(9_949, 9_949, zeros(95)),
     "PNG in colour of 99 000 000 pixels": lambda: paper("PNG", 9_900, 9_900, "1"),
     "PNG one pixel high": lambda: png(1_000_000, 1, zlib.compress(b"\0" + b"\xff" * 1_000_000)),
-    "PNG with a bomb as its note": lambda: png(
-        9, 9, zlib.compress(b"\0" * 90), png_chunk(b"zTXt", b"a\0\0" + zeros(512))
-    ),
-    "PNG with a bomb as its colours": lambda: png(
-        9, 9, zlib.compress(b"\0" * 90), png_chunk(b"iCCP", b"a\0\0" + zeros(512))
-    ),
+    "PNG with a bomb as its note": lambda: png(9, 9, zlib.compress(b"\0" * 90), png_chunk(b"zTXt", b"a\0\0" + zeros(512))),
+    "PNG with a bomb as its colours": lambda: png(9, 9, zlib.compress(b"\0" * 90), png_chunk(b"iCCP", b"a\0\0" + zeros(512))),
     "PNG that ends early": lambda: paper("PNG")[:-40],
     "PNG whose data is too long": lambda: png(9, 9, zeros(512)),
     "JPEG that ends early": lambda: paper("JPEG", 2000, 2000)[:4000],
