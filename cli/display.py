@@ -70,6 +70,8 @@ def findings(document: Mapping[str, Any]) -> Group:
     heading.append(f"  {document['status']}", _STATUS_STYLE.get(document["status"], ""))
     if document["error"]:
         return Group(heading, Text(f"{document['error']['code']}: {document['error']['message']}\n", "red"))
+    noted = ", ".join(found["kind"] for found in (document["scan"] or {"findings": []})["findings"])
+    scan = [Text(f"The security scan noted: {noted}", "yellow")] if noted else []
     table = Table(box=None, pad_edge=False)
     for column in ("page", "kind", "found", "details", "quote"):
         table.add_column(column, overflow="fold")
@@ -82,9 +84,9 @@ def findings(document: Mapping[str, Any]) -> Group:
             Text(f"“{' '.join(entity['source']['quote'].split())}”", "italic"),
         )
     if not document["entities"]:
-        return Group(heading, Text(""))
+        return Group(heading, *scan, Text(""))
     heading.append(f"  {len(document['pages'])} page(s), {len(document['entities'])} findings", "dim")
-    parts: list[Any] = [heading, table]
+    parts: list[Any] = [heading, *scan, table]
     dated = [entry for entry in document["timeline"] if entry["date"]]
     if dated:
         parts.append(Text("Timeline", "bold"))
