@@ -76,6 +76,8 @@ def findings(document: Mapping[str, Any]) -> Group:
     heading.append(f"  {document['status']}", _STATUS_STYLE.get(document["status"], ""))
     if document["error"]:
         return Group(heading, Text(f"{document['error']['code']}: {document['error']['message']}\n", "red"))
+    noted = ", ".join(found["kind"] for found in (document["scan"] or {"findings": []})["findings"])
+    scan = [Text(f"The security scan noted: {noted}", "yellow")] if noted else []
     table = Table(box=None, pad_edge=False)
     for column in ("page", "kind", "found", "details", "quote"):
         table.add_column(column, overflow="fold")
@@ -89,9 +91,9 @@ def findings(document: Mapping[str, Any]) -> Group:
         )
     waiting = _waiting(document["waiting"])
     if not document["entities"]:
-        return Group(heading, *waiting, Text(""))
+        return Group(heading, *scan, *waiting, Text(""))
     heading.append(f"  {len(document['pages'])} page(s), {len(document['entities'])} findings", "dim")
-    parts: list[Any] = [heading, table]
+    parts: list[Any] = [heading, *scan, table]
     dated = [entry for entry in document["timeline"] if entry["date"]]
     if dated:
         parts.append(Text("Timeline", "bold"))

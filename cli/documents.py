@@ -108,6 +108,7 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
         "status": file["status"],
         "error": None if error is None else {"code": error["code"], "message": error["message"]},
         "trace_id": file["traceparent"].split("-")[1],
+        "scan": await _scan(connection, ocr_run_id),
         "pages": [
             dict(row)
             for row in await connection.fetch(
@@ -140,6 +141,15 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
             for stage in (await stages(connection, [file["id"]]))[file["id"]]
         ],
     }
+
+
+async def _scan(connection: asyncpg.Connection, run_id: UUID | None) -> dict[str, Any] | None:
+    """What the security scan said of the file; None where it has not been scanned."""
+    row = await connection.fetchrow("select * from scan_verdicts where run_id = $1", run_id)
+    if row is None:
+        return None
+    names = ("decision", "reason", "file_kind", "is_encrypted", "findings", "antivirus", "antivirus_signature")
+    return {name: row[name] for name in names}
 
 
 async def _run_rows(connection: asyncpg.Connection, table: str, run_id: UUID) -> list[asyncpg.Record]:

@@ -17,7 +17,7 @@ from tests.end_to_end.conftest import SAMPLES, chartloom, process
 
 SCANS = SHARED_DATA / "scans"
 DOCUMENT_KEYS = {
-    "file", "shell_file_id", "patient_id", "status", "error", "trace_id", "pages", "entities", "narrative", "timeline",
+    "file", "shell_file_id", "patient_id", "status", "error", "trace_id", "scan", "pages", "entities", "narrative", "timeline",
     "waiting", "stages",
 }  # fmt: skip
 ENTITY_KEYS = {
@@ -71,6 +71,7 @@ def test_each_sample_completes_in_the_shape_that_others_build_on(samples: list[d
     for document in samples:
         assert document.keys() == DOCUMENT_KEYS
         assert document["error"] is None
+        assert (document["scan"]["decision"], document["scan"]["antivirus"]) == ("allow", "not_scanned")
         assert [stage["job_type"] for stage in document["stages"]] == [
             "ocr", "ai_detect", "ai_enrich", "ai_narrate", "persist",
         ]  # fmt: skip
