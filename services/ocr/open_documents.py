@@ -31,12 +31,14 @@ class Upload(NamedTuple):
 class KeptDocument:
     """A document and the child that reads it, which is replaced when it was killed or has read enough.
 
-    ``path`` is the upload as it came, for whoever has to look at it before it is opened.
+    ``path`` is the upload as it came, for whoever has to look at it before it is opened. ``is_wanted_again``: it is to
+    stay open, since other jobs for it are on their way.
     """
 
     def __init__(self, reader: DocumentReader, path: Path) -> None:
         self._reader = reader
         self.path = path
+        self.is_wanted_again = False
         self._child = AsyncExitStack()
         self._document: OpenDocument | None = None
         self._pages_read = 0
@@ -116,6 +118,9 @@ class OpenDocuments:
             except BaseException:
                 await self._close((path, document))
                 raise
+            if not document.is_wanted_again:
+                await self._close((path, document))
+                return
             expiry = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, document)
             self._idle.append(_Idle(path, document, expiry))
         finally:
