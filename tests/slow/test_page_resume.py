@@ -90,7 +90,7 @@ async def test_forty_pages_survive_kills_and_no_finished_page_is_read_again(
         "STORAGE_URL": (tmp_path / "storage").as_uri(),
         "LOG_LEVEL": "debug",
         "WORKER_CONCURRENCY": "1",
-        # Long enough for a machine that is busy with other things: a lease that is lost for want of a core is no kill's.
+        # Long enough for a busy machine: a lease that is lost for want of a core is no kill of ours.
         "LEASE_SECONDS": "15",
     }
     document = await upload(owner, user, patient, file.read_bytes())
