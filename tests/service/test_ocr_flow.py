@@ -20,6 +20,7 @@ from services.ocr.reader import OpenDocument
 from shared.errors import TerminalError, TransientError
 from shared.storage import LocalStorage, StoredFile, once
 from tests.conftest import Database, Patient
+from tests.pipeline import claim
 from tests.service.ocr_documents import LETTER, pdf, text
 from tests.service.ocr_service import make_reader, service, submit, until_read
 from tests.waiting import until
@@ -194,6 +195,21 @@ async def test_a_page_is_worth_more_than_its_image(
     async with service(database, storage):
         await until_read(owner, document)
     assert await owner.fetchval("select count(*) from ocr_pages where image_path is null") == 2
+
+
+async def test_a_short_document_does_not_wait_for_a_long_one(
+    database: Database, owner: asyncpg.Connection, patient: Patient, storage: LocalStorage
+) -> None:
+    await submit(owner, storage, patient, letter(6))
+    job = await claim(owner, "ocr")
+    payloads = [{**job["payload"], "first_page": number, "last_page": number} for number in range(1, 7)]
+    fan_out = "select chartloom.fan_out_job($1, $2, 'ocr_pages', $3, null)"
+    await owner.fetch(fan_out, job["job_id"], job["lease_token"], payloads)
+    await submit(owner, storage, patient, letter(1))
+    async with service(database, storage, concurrency=1):
+        await until(owner, "count(*) = 8 from chartloom.job_archive", seconds=90)
+    order = await owner.fetch("select job_type from chartloom.job_archive order by completed_at, id")
+    assert "ocr" in [row["job_type"] for row in order[1:3]]
 
 
 # -- documents that stay open ------------------------------------------------------------------------------------------
