@@ -4,6 +4,8 @@
 set local lock_timeout = '5s';
 set local statement_timeout = '30s';
 
+-- Only complete_job reads it, which is replaced below.
+-- squawk-ignore ban-drop-not-null
 alter table chartloom.job_groups alter column join_job_type drop not null;
 alter table chartloom.job_groups add column follows_job_type text;
 comment on column chartloom.job_groups.follows_job_type is 'In place of a join: whatever pipeline_steps has after this type, which is the parent''s, follows the last child.';
@@ -11,6 +13,7 @@ comment on column chartloom.job_groups.follows_job_type is 'In place of a join: 
 alter table chartloom.job_groups add constraint follows_something
 check (num_nonnulls(join_job_type, follows_job_type) = 1) not valid;
 
+-- squawk-ignore prefer-bigint-over-int
 alter table chartloom.document_runs add column page_count integer check (page_count >= 1);
 comment on column chartloom.document_runs.page_count is 'How many pages the document has, once somebody has opened it: ocr_pages of the run fill up to it.';
 

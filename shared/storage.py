@@ -159,7 +159,7 @@ def open_storage(url: str, *, key: str | None = None, bucket: str = BUCKET) -> S
             raise ConfigurationError(
                 "storage_key_missing", "SUPABASE_SERVICE_ROLE_KEY: Supabase Storage is reached with the service key."
             )
-        from .supabase_storage import SupabaseStorage  # noqa: PLC0415 - 20 MB, for where it is used only
+        from .supabase_storage import SupabaseStorage  # noqa: PLC0415 - not every service has the package
 
         return SupabaseStorage(url, key=key, bucket=bucket)
     raise ConfigurationError(

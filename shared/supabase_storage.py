@@ -1,7 +1,7 @@
 """Supabase Storage behind the interface of ``storage``: a private bucket, reached with the service key.
 
-``storage3`` is the ``supabase`` package's storage client. Its other parts (auth, realtime, REST) would be imported with
-the package's own client, 45 MB that nothing here calls.
+``storage3`` is the ``supabase`` package's storage client: 2 MB of memory, where the package's own client brings auth,
+realtime and REST along, 14 MB that nothing here calls.
 """
 
 import json

@@ -65,7 +65,7 @@ def open_remote(settings: OcrSettings) -> RemoteEngine | None:
     """The engine that is asked over the network, where the configured one is such. Raises ConfigurationError."""
     if settings.ocr_engine != "google":
         return None
-    from .google_vision import GoogleVision  # noqa: PLC0415 - 45 MB and a second, for where it is configured
+    from .google_vision import GoogleVision  # noqa: PLC0415 - 27 MB, for where it is configured
 
     key = settings.google_cloud_api_key
     return GoogleVision(

@@ -65,6 +65,7 @@ class OcrHandler:
     async def read_range(self, job: ClaimedJob, payload: PagesPayload) -> Reading:
         upload = await self._upload(job)
         async with self._documents.borrow(upload) as document:
+            document.is_wanted_again = True
             wanted = range(payload.first_page, payload.last_page + 1)
             missing = [number for number in await self._missing(job, document) if number in wanted]
             return await self._read(job, upload, document, missing, may_hand_out=False)
@@ -120,6 +121,7 @@ class OcrHandler:
                 left = pages[place:]
                 if may_hand_out and pace.is_worth_handing_out(len(left)):
                     reading.handed_out = pace.divide(left)
+                    document.is_wanted_again = True
                     break
             reading.rest = await keeper.rest()
         return reading

@@ -32,12 +32,14 @@ class Upload(NamedTuple):
 class KeptDocument:
     """A document and the child that reads it, which is replaced when it was killed or has read enough.
 
-    ``path`` is the upload as it came, for whoever has to look at it before it is opened.
+    ``path`` is the upload as it came, for whoever has to look at it before it is opened. ``is_wanted_again``: it is to
+    stay open, since other jobs for it are on their way.
     """
 
     def __init__(self, reader: DocumentReader, path: Path) -> None:
         self._reader = reader
         self.path = path
+        self.is_wanted_again = False
         self._child = AsyncExitStack()
         self._document: OpenDocument | None = None
         self._pages_read = 0
@@ -123,8 +125,8 @@ class OpenDocuments:
             except BaseException:
                 await self._close((path, document))
                 raise
-            if self._in_hand + len(self._idle) > self._limit:
-                # Somebody waits for the room that its child takes.
+            if not document.is_wanted_again or self._in_hand + len(self._idle) > self._limit:
+                # Nobody asks for it soon, or somebody waits for the room that its child takes.
                 await self._close((path, document))
                 return
             expiry = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, document)

@@ -194,3 +194,10 @@ async def test_the_image_of_a_page_is_read_by_who_may_read_the_page(
     seen = "select array_agg(name) from storage.objects where name like '%.jpg'"
     assert await as_user(owner, patient.user_id, seen) == [path]
     assert await as_user(owner, stranger, seen) is None
+    # And the sweeper knows it; the other one is nobody's.
+    unknown = await owner.fetch(
+        "select storage_path from chartloom.note_unknown_files($1, array[1, 1], 0)",
+        [path, path.replace("1.jpg", "2.jpg")],
+    )
+    assert [row["storage_path"] for row in unknown] == [path.replace("1.jpg", "2.jpg")]
+    assert not await owner.fetchval("select chartloom.release_unknown_file($1, 0)", path)

@@ -29,7 +29,7 @@ def session_home() -> Iterator[Path]:
 @pytest.fixture
 def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Short leases, so that the work of a killed service comes back in seconds."""
-    for variable in ("DATABASE_URL", "STORAGE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+    for variable in ("DATABASE_URL", "STORAGE_URL", "SUPABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("CHARTLOOM_HOME", str(session_home))
     monkeypatch.setenv("LEASE_SECONDS", "3")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from PIL import Image, ImageDraw
 
@@ -11,8 +12,10 @@ from services.ocr.rate_limit import RateLimited
 from services.ocr.reader import DocumentReader, ReaderLimits
 from shared.database import open_pool
 from shared.errors import BusyError, ChartloomError, ConfigurationError, TerminalError, TransientError
-from tests.conftest import Database
+from shared.storage import LocalStorage
+from tests.conftest import Database, Patient
 from tests.fakes.vision_server import EOL, HYPHEN, KEY, LINE_BREAK, FakeVision, Fault, Seen
+from tests.service.ocr_service import service, submit, until_read
 
 JPEG = b"\xff\xd8\xff of a page"
 
@@ -124,4 +127,31 @@ async def test_the_child_sends_pixels_and_the_page_is_as_any_engines(server: Fak
     (read,) = await reader.read(path)
     assert (read.text, read.engine, read.engine_version) == ("no fever", "google", "v1 builtin/stable")
     assert (read.width, read.height) == (800, 400)
+
+
+async def test_want_of_quota_in_the_middle_costs_no_attempt_and_no_page_is_paid_for_twice(
+    server: FakeVision, database: Database, owner: asyncpg.Connection, patient: Patient, tmp_path: Path
+) -> None:
+    pages = [Image.new("L", (800, 400), 255) for _ in range(3)]
+    for page in pages:
+        ImageDraw.Draw(page).text((100, 100), "no fever", font_size=40, fill=0)
+    pages[0].save(tmp_path / "scan.tiff", save_all=True, append_images=pages[1:], dpi=(300, 300))
+    content = (tmp_path / "scan.tiff").read_bytes()
+    server.paragraphs = [[Seen("no", (100, 100, 150, 140)), Seen("fever", (160, 100, 260, 140), LINE_BREAK)]]
+    server.faults = [Fault(), Fault(status=429, reason="RESOURCE_EXHAUSTED", headers={"Retry-After": "1"})]
+    reader = DocumentReader(
+        renderer="pypdfium2",
+        engine="google",
+        limits=ReaderLimits(),
+        tesseract_command=None,
+        remote=engine(server),
+    )
+    storage = LocalStorage(tmp_path / "storage")
+    async with service(database, storage, reader=reader):
+        await until_read(owner, await submit(owner, storage, patient, content))
+    assert len(server.images) == 4, "three pages and the refusal"
+    assert await owner.fetchval("select array_agg(page order by page) from ocr_pages") == [1, 2, 3]
+    (snoozed,) = await owner.fetch("select kind, code from chartloom.processing_errors")
+    assert (snoozed["kind"], snoozed["code"]) == ("snoozed", "engine_rate_limited")
+    assert await owner.fetchval("select retry_count + lease_losses from chartloom.job_archive") == 0
     assert server.images[0].startswith(b"\xff\xd8\xff")

@@ -6,32 +6,23 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 
 from services.ocr import hand_out, keeping
 from services.ocr.hand_out import Pace
-from services.ocr.handler import OcrHandler
 from services.ocr.open_documents import OpenDocuments, Upload
 from services.ocr.page_protocol import PageRead
-from services.ocr.reader import DocumentReader, OpenDocument, ReaderLimits
-from services.ocr.sandbox import Sandbox
-from services.ocr.scan.policy import DEFAULT_POLICY
-from services.ocr.scan.scanner import Scanner
-from shared.database import open_pool
+from services.ocr.reader import OpenDocument
 from shared.errors import TerminalError, TransientError
-from shared.listener import Listener
-from shared.settings import ServiceSettings
 from shared.storage import LocalStorage, StoredFile, once
-from shared.worker import Worker
 from tests.conftest import Database, Patient
+from tests.pipeline import claim
 from tests.service.ocr_documents import LETTER, pdf, text
-from tests.users import upload
+from tests.service.ocr_service import make_reader, service, submit, until_read
 from tests.waiting import until
 
 Reads = Counter[int]
@@ -66,55 +57,6 @@ def one_page_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def each_page_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "SAVE_SECONDS", 0.0)
-
-
-def make_reader() -> DocumentReader:
-    return DocumentReader(
-        renderer="pypdfium2", engine="tesserocr", limits=ReaderLimits(), tesseract_command=None, with_images=True
-    )
-
-
-@asynccontextmanager
-async def service(database: Database, storage: LocalStorage, *, concurrency: int = 2) -> AsyncIterator[Worker]:
-    """The OCR service in this process, wired as its ``__main__`` does."""
-    url = database.url("chartloom_ocr")
-    settings = ServiceSettings(database_url=url, worker_id="ocr", worker_concurrency=concurrency, poll_seconds=0.2)
-    pool = await open_pool(url, size=4, application_name="ocr under test")
-    documents = OpenDocuments(storage=storage, reader=make_reader(), max_bytes=1 << 20, limit=concurrency)
-    scanner = Scanner(sandbox=Sandbox("auto"), limits=ReaderLimits(), policy=dict(DEFAULT_POLICY), antivirus=None)
-    handlers = OcrHandler(pool=pool, storage=storage, documents=documents, scanner=scanner).handlers()
-    topics = [handler.job_type for handler in handlers]
-    listener = Listener(listen_url=url, pool=pool, topics=topics, application_name="ocr under test")
-    worker = Worker(
-        service="ocr",
-        version="test",
-        settings=settings,
-        pool=pool,
-        listener=listener,
-        handlers={handler.job_type: handler for handler in handlers},
-        details={},
-        take_turns=True,
-    )
-    tasks = [asyncio.create_task(worker.run()), asyncio.create_task(listener.run())]
-    try:
-        yield worker
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await documents.close()
-        pool.terminate()
-
-
-async def submit(owner: asyncpg.Connection, storage: LocalStorage, patient: Patient, content: bytes) -> UUID:
-    path = f"{patient.profile_id}/{hashlib.sha256(content).hexdigest()}"
-    await storage.put(path, once(content))
-    return await upload(owner, patient.user_id, patient.profile_id, content)
-
-
-async def until_read(owner: asyncpg.Connection, document: UUID) -> None:
-    condition = "exists (select from chartloom.job_queue where shell_file_id = $1 and job_type = 'ai_detect')"
-    await until(owner, condition, document, seconds=90)
 
 
 def letter(pages: int) -> bytes:
@@ -255,6 +197,21 @@ async def test_a_page_is_worth_more_than_its_image(
     assert await owner.fetchval("select count(*) from ocr_pages where image_path is null") == 2
 
 
+async def test_a_short_document_does_not_wait_for_a_long_one(
+    database: Database, owner: asyncpg.Connection, patient: Patient, storage: LocalStorage
+) -> None:
+    await submit(owner, storage, patient, letter(6))
+    job = await claim(owner, "ocr")
+    payloads = [{**job["payload"], "first_page": number, "last_page": number} for number in range(1, 7)]
+    fan_out = "select chartloom.fan_out_job($1, $2, 'ocr_pages', $3, null)"
+    await owner.fetch(fan_out, job["job_id"], job["lease_token"], payloads)
+    await submit(owner, storage, patient, letter(1))
+    async with service(database, storage, concurrency=1):
+        await until(owner, "count(*) = 8 from chartloom.job_archive", seconds=90)
+    order = await owner.fetch("select job_type from chartloom.job_archive order by completed_at, id")
+    assert "ocr" in [row["job_type"] for row in order[1:3]]
+
+
 # -- documents that stay open ------------------------------------------------------------------------------------------
 
 
@@ -285,13 +242,17 @@ async def test_a_document_is_fetched_and_opened_once_for_jobs_that_follow_one_an
     seen = set()
     for number in (1, 2, 3):
         async with documents.borrow(upload) as document:
+            document.is_wanted_again = number < 3
             await document.read(number)
             seen |= children()
+    assert children() == set(), "nobody wants it any more"
+    async with documents.borrow(upload) as document:
+        document.is_wanted_again = True
     async with documents.borrow(upload) as first, documents.borrow(upload) as second:
         assert (await first.open(), await second.open()) == (3, 3)
         seen |= children()
-    assert storage.downloads == 1
-    assert len(seen) == 2
+    assert storage.downloads == 2
+    assert len(seen) == 3
     await documents.close()
     assert children() == set()
 
@@ -301,6 +262,7 @@ async def test_no_more_documents_are_open_than_may_be(tmp_path: Path) -> None:
     documents = OpenDocuments(storage=storage, reader=make_reader(), max_bytes=1 << 20, limit=1)
     for pages in (1, 2, 3):
         async with documents.borrow(await stored(storage, letter(pages))) as document:
+            document.is_wanted_again = True
             assert await document.open() == pages
             assert len(children()) == 1
     await documents.close()
