@@ -1,5 +1,6 @@
 """What happens to one job of each pass: read what the last step left, ask the provider, keep the answer."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import asyncpg
@@ -45,19 +46,22 @@ class AiHandler:
         ]
 
     async def detect(self, job: ClaimedJob, _: DocumentPayload) -> Detection:
-        pages, provider = await read_pages(self._pool, job), await self._resumed(job, "detect")
-        return await passes.detect(pages, provider, checker=self._checker)
+        async with self._resumed(job, "detect") as provider:
+            return await passes.detect(await read_pages(self._pool, job), provider, checker=self._checker)
 
     async def enrich(self, job: ClaimedJob, _: DocumentPayload) -> Enrichment:
         detection = await read_pass(self._pool, job, "detect", Detection)
-        return await passes.enrich(await read_pages(self._pool, job), detection, await self._resumed(job, "enrich"))
+        async with self._resumed(job, "enrich") as provider:
+            return await passes.enrich(await read_pages(self._pool, job), detection, provider)
 
     async def narrate(self, job: ClaimedJob, _: DocumentPayload) -> Narration:
         enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
-        return await passes.narrate(enrichment, await self._resumed(job, "narrate"))
+        async with self._resumed(job, "narrate") as provider:
+            return await passes.narrate(enrichment, provider)
 
-    async def _resumed(self, job: ClaimedJob, name: str) -> Provider:
-        return await with_checkpoints(self._provider, self._pool, job, name)
+    def _resumed(self, job: ClaimedJob, name: str) -> AbstractAsyncContextManager[Provider]:
+        """Goes on where an earlier attempt was ended."""
+        return with_checkpoints(self._provider, self._pool, job, name)
 
 
 async def read_pages(pool: asyncpg.Pool, job: ClaimedJob) -> list[Page]:

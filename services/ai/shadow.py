@@ -3,6 +3,7 @@
 Its results are rows beside the document's own, for ``chartloom compare``; no clinical row is made of them.
 """
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import asyncpg
@@ -31,12 +32,15 @@ class ShadowHandler:
 
     async def read(self, job: ClaimedJob, _: DocumentPayload) -> Results:
         pages = await read_pages(self._pool, job)
-        detection = await passes.detect(pages, await self._resumed(job, "detect"))
-        enrichment = await passes.enrich(pages, detection, await self._resumed(job, "enrich"))
-        return detection, enrichment, await passes.narrate(enrichment, await self._resumed(job, "narrate"))
+        async with self._resumed(job, "detect") as provider:
+            detection = await passes.detect(pages, provider)
+        async with self._resumed(job, "enrich") as provider:
+            enrichment = await passes.enrich(pages, detection, provider)
+        async with self._resumed(job, "narrate") as provider:
+            return detection, enrichment, await passes.narrate(enrichment, provider)
 
-    async def _resumed(self, job: ClaimedJob, name: str) -> Provider:
-        return await with_checkpoints(self._provider, self._pool, job, name)
+    def _resumed(self, job: ClaimedJob, name: str) -> AbstractAsyncContextManager[Provider]:
+        return with_checkpoints(self._provider, self._pool, job, name)
 
 
 async def save_results(connection: Connection, job: ClaimedJob, results: Results) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a provider is. The passes know this and nothing of who answers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -10,7 +12,7 @@ from pydantic import BaseModel
 
 from services.ai.usage import Price
 from services.ai.wire import Inputs
-from shared.errors import ConfigurationError, TransientError
+from shared.errors import ConfigurationError, JobCancelledError, LeaseLostError, TransientError
 from shared.jobs import ClaimedJob
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -147,13 +149,24 @@ def within_limits(provider: Provider, pool: asyncpg.Pool) -> Provider:
     return LimitedProvider(provider, pool)
 
 
-async def with_checkpoints(provider: Provider, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str) -> Provider:
+@asynccontextmanager
+async def with_checkpoints(
+    provider: Provider, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str
+) -> AsyncIterator[Provider]:
     """For one pass of one job: it asks nothing twice. The local engine is done before it could be killed."""
     if not isinstance(provider, AskingProvider):
-        return provider
+        yield provider
+        return
     from .checkpointed import CheckpointedProvider, Checkpoints  # noqa: PLC0415
 
-    return CheckpointedProvider(provider, await Checkpoints.read(pool, job, pass_name))
+    checkpoints = await Checkpoints.read(pool, job, pass_name)
+    try:
+        yield CheckpointedProvider(provider, checkpoints)
+    except BaseException:
+        # A drain that hands the job back among them.
+        with suppress(LeaseLostError, JobCancelledError):
+            await checkpoints.write_last()
+        raise
 
 
 async def ensure_usable(provider: Provider) -> None:

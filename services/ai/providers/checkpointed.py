@@ -1,6 +1,8 @@
 """A provider that asks nothing twice: what each question of a pass came to is a row, until the pass is stored."""
 
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -38,6 +40,8 @@ class Checkpoints:
         self._job = job
         self._pass_name = pass_name
         self._known = known
+        self._open = 0
+        self._last: tuple[str, Outcome] | None = None
 
     @classmethod
     async def read(cls, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str) -> "Checkpoints":
@@ -52,7 +56,33 @@ class Checkpoints:
     def find(self, question: str) -> Outcome | None:
         return self._known.get(question)
 
-    async def keep(self, question: str, outcome: Outcome) -> None:
+    @asynccontextmanager
+    async def asking(self, question: str) -> AsyncIterator[Callable[[Outcome], None]]:
+        """Around one question; what is yielded takes its outcome, which is kept at the end.
+
+        What comes last is stored with the pass itself: its row is written only where something else follows. Most
+        documents have one question a pass.
+        """
+        self._open += 1
+        await self.write_last()
+        outcomes: list[Outcome] = []
+        try:
+            yield outcomes.append
+        finally:
+            self._open -= 1
+            for outcome in outcomes:
+                if self._open:
+                    await self._write(question, outcome)
+                else:
+                    self._last = question, outcome
+
+    async def write_last(self) -> None:
+        """Before another question, and where the pass fails after all."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            await self._write(*last)
+
+    async def _write(self, question: str, outcome: Outcome) -> None:
         """Raises LeaseLostError, JobCancelledError: nobody wants the other answers either."""
         try:
             await self._pool.execute(
@@ -96,16 +126,16 @@ class CheckpointedProvider(AskingProvider):
         known = self._checkpoints.find(question)
         if known is not None:
             return self._recalled(known, schema)
-        try:
-            completion = await self._provider.ask(task, inputs, schema, complaint)
-        except OutputTruncatedError as error:
-            await self._checkpoints.keep(question, Outcome("truncated", error.usage))
-            raise
-        except OutputInvalidError as error:
-            await self._checkpoints.keep(question, Outcome("invalid", error.usage, complaint=error.complaint))
-            raise
-        answer = completion.parsed.model_dump(mode="json")
-        await self._checkpoints.keep(question, Outcome("answered", completion.usage, answer))
+        async with self._checkpoints.asking(question) as keep:
+            try:
+                completion = await self._provider.ask(task, inputs, schema, complaint)
+            except OutputTruncatedError as error:
+                keep(Outcome("truncated", error.usage))
+                raise
+            except OutputInvalidError as error:
+                keep(Outcome("invalid", error.usage, complaint=error.complaint))
+                raise
+            keep(Outcome("answered", completion.usage, completion.parsed.model_dump(mode="json")))
         return completion
 
     def _recalled(self, known: Outcome, schema: type[Answer]) -> Completion[Answer]:

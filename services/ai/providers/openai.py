@@ -214,17 +214,19 @@ class OpenAIProvider(AskingProvider):
         # Raised outside the handler: the client's error holds the reply's body, and a trace would print it.
         raise mapped
 
+    async def _post(self, path: str, **body: Any) -> httpx2.Response:
+        """The reply as it came. The client's typed methods walk through the whole schema first: half a call's cost."""
+        return await self._client.post(path, cast_to=httpx2.Response, body={"model": self.model, **body})
+
     async def _ask_responses(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        # Any: the client's overloads tell streamed from plain replies by literals; here every reply is read as bytes.
-        create: Any = self._client.responses.with_raw_response.create
-        raw = await create(
-            model=self.model,
+        reply = await self._post(
+            "/responses",
             instructions=prompt,
             input=asked,
             text={"format": {"type": "json_schema", **form}},
             store=False,
         )
-        body = _body(raw.http_response.content)
+        body = _body(reply.content)
         status = str(body.get("status"))
         if status == "failed":
             raise TransientError("model_failed", "The model endpoint reports that it failed.")
@@ -237,18 +239,17 @@ class OpenAIProvider(AskingProvider):
             refused=reason == "content_filter" or any(part.get("type") == "refusal" for part in parts),
             truncated=reason == "max_output_tokens" or status == "incomplete",
             model=str(body.get("model") or self.model),
-            request_id=raw.http_response.headers.get("x-request-id"),
+            request_id=reply.headers.get("x-request-id"),
             usage=_counts(usage, input_tokens="input_tokens", output_tokens="output_tokens"),
         )
 
     async def _ask_chat(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        create: Any = self._client.chat.completions.with_raw_response.create
-        raw = await create(
-            model=self.model,
+        reply = await self._post(
+            "/chat/completions",
             messages=[{"role": "system", "content": prompt}, {"role": "user", "content": asked}],
             response_format={"type": "json_schema", "json_schema": form},
         )
-        body = _body(raw.http_response.content)
+        body = _body(reply.content)
         choices = _dicts(body.get("choices"))
         if not choices:
             raise TransientError("model_reply_unreadable", "The model endpoint's reply holds no choice.")
@@ -260,7 +261,7 @@ class OpenAIProvider(AskingProvider):
             refused=finish == "content_filter" or bool(message.get("refusal")),
             truncated=finish == "length",
             model=str(body.get("model") or self.model),
-            request_id=raw.http_response.headers.get("x-request-id"),
+            request_id=reply.headers.get("x-request-id"),
             usage=_counts(body.get("usage") or {}, input_tokens="prompt_tokens", output_tokens="completion_tokens"),
         )
 
