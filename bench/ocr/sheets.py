@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -104,7 +105,7 @@ class Sheet:
 
 
 @dataclass
-class _Pen:
+class Pen:
     """A page as it is drawn, and what has been written on it."""
 
     font: str
@@ -129,7 +130,6 @@ class _Pen:
         assert self.y > _FOOT, "the page is too full"
 
     def finished(self) -> tuple[bytes, str]:
-        self.canvas.showPage()
         self.canvas.save()
         return self.file.getvalue(), " ".join(self.said)
 
@@ -143,10 +143,22 @@ def _with_vera() -> None:
 
 def letter(seed: int) -> Sheet:
     """A page of prose with doses, dates and results in it."""
+    return letters([seed])
+
+
+def letters(seeds: Sequence[int]) -> Sheet:
+    """A document with a letter on each page, all in the first one's font."""
     _with_vera()
-    source = random.Random(f"letter {seed}")
-    font, bold = FONTS[seed % 3]
-    pen = _Pen(font, bold, source.choice([9.5, 10, 11]) if font != "Vera" else source.choice([8.5, 9]))
+    font, bold = FONTS[seeds[0] % 3]
+    pen = Pen(font, bold, {"Helvetica": 10, "Times-Roman": 11, "Vera": 8.5}[font])
+    for seed in seeds:
+        _write_letter(pen, random.Random(f"letter {seed}"))
+        pen.canvas.showPage()
+        pen.y = _TOP
+    return Sheet(*pen.finished())
+
+
+def _write_letter(pen: Pen, source: random.Random) -> None:
     pen.paragraph(f"{source.choice(_PLACES)} {source.choice(_CLINICS)}", bold=True, size=15)
     pen.paragraph(f"Telephone 01632 960 {source.randint(100, 999)}. Clinic date: {_day(source)}. Typed: {_day(source)}.")
     pen.paragraph(f"Re: {source.choice(_NAMES)}, born {_day(source)}, record number NV-{source.randint(10000, 99999)}")
@@ -156,13 +168,12 @@ def letter(seed: int) -> Sheet:
         pen.paragraph(" ".join(sentences[:3]))
         pen.paragraph(" ".join(sentences[3:]))
     pen.paragraph(f"Dr {source.choice(_NAMES)}, consultant physician, {_day(source)}")
-    return Sheet(*pen.finished())
 
 
 def two_columns(seed: int) -> Sheet:
     """Prose in two columns, side by side."""
     source = random.Random(f"columns {seed}")
-    pen = _Pen("Times-Roman", "Times-Bold", 10)
+    pen = Pen("Times-Roman", "Times-Bold", 10)
     pen.paragraph("Northmere Bulletin of Invented Cases", bold=True, size=15)
     top, width = pen.y - 10, (_RIGHT - _LEFT - 10 * mm) / 2
     for column in range(2):
@@ -184,7 +195,7 @@ def laboratory_report(seed: int) -> Sheet:
     source = random.Random(f"report {seed}")
     font, bold = source.choices(FONTS, (4, 2, 2, 1))[0]
     size = source.choice([8.5, 9, 9.5, 10]) - (1 if font == "Vera" else 0.5 if font == "Courier" else 0)
-    pen = _Pen(font, bold, size)
+    pen = Pen(font, bold, size)
     pen.paragraph(f"{source.choice(_PLACES)} Pathology", bold=True, size=15)
     pen.paragraph(f"Patient: {source.choice(_NAMES)}. Born: {_day(source)}. Report CB-{source.randint(1000, 9999)}-26")
     pen.paragraph(f"Sample taken: {_day(source)}, {source.randint(7, 17):02d}:{source.randint(0, 59):02d}.")
@@ -246,7 +257,7 @@ def _style(source: random.Random) -> _Style:
 _SHARES = {"Test": 3.4, "Unit": 1.7, "Flag": 1.0, "Reference range": 2.4, "Reference": 2.2}
 
 
-def _table(pen: _Pen, source: random.Random, analytes: list[Analyte], style: _Style) -> tuple[Row, ...]:
+def _table(pen: Pen, source: random.Random, analytes: list[Analyte], style: _Style) -> tuple[Row, ...]:
     rows = [style.columns, *(_row(source, analyte, style) for analyte in analytes)]
     shares = [_SHARES.get(name, 1.4) for name in style.columns]
     edges = [_LEFT]

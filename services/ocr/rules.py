@@ -46,6 +46,12 @@ class Rule(NamedTuple):
         drawn = sum(max(0.0, min(end, last) - max(start, first)) for first, last in self.spans)
         return drawn > 0.5 * (end - start)
 
+    def within(self, start: float, end: float) -> "Rule | None":
+        """What of it is drawn there."""
+        spans = tuple((max(start, first), min(end, last)) for first, last in self.spans)
+        spans = tuple((first, last) for first, last in spans if last > first)
+        return self._replace(spans=spans) if spans else None
+
     def scaled(self, factor: float) -> "Rule":
         # A pixel's middle stays a pixel's middle.
         shift = (factor - 1) / 2
@@ -87,7 +93,11 @@ def find_grids(grey: Grey, dpi: int) -> list[Grid]:
     if len(across) < 2:
         return []
     down = _rules(_as_grey(small.T.copy()), inch, _SHORTEST_COLUMN_RULE)
-    grids = [_grid(rows, columns, inch) for rows, columns in _groups(across, down, inch)]
+    grids = [
+        _grid(rows, columns, inch)
+        for group in _groups(across, down, inch)
+        for rows, columns in _parted(*group, inch)
+    ]
     return sorted((_scaled(grid, factor) for grid in grids if grid is not None), key=lambda grid: grid.box[1])
 
 
@@ -169,6 +179,25 @@ def _groups(across: Sequence[Rule], down: Sequence[Rule], inch: float) -> Iterat
             rows += new_rows
             grown = bool(new_columns or new_rows)
         yield rows, columns
+
+
+def _parted(rows: list[Rule], columns: list[Rule], inch: float) -> Iterator[tuple[list[Rule], list[Rule]]]:
+    """Tables below each other: between them no rule goes down."""
+    middle = (min(rule.start for rule in rows) + max(rule.end for rule in rows)) / 2
+    rows = sorted(rows, key=lambda rule: rule.at(middle))
+    first = 0
+    for place in range(1, len(rows) + 1):
+        if place < len(rows):
+            top, bottom = rows[place - 1].at(middle), rows[place].at(middle)
+            if not columns or bottom - top < 0.06 * inch or any(column.covers(top, bottom) for column in columns):
+                continue
+        part = rows[first:place]
+        # A slanting row ends above or below its middle; so do columns that stick out a little.
+        top, bottom = part[0].at(middle) - 0.08 * inch, part[-1].at(middle) + 0.08 * inch
+        if len(part) == len(rows):
+            top, bottom = float("-inf"), float("inf")
+        yield part, [inner for column in columns if (inner := column.within(top, bottom))]
+        first = place
 
 
 def _touch(row: Rule, column: Rule, inch: float) -> bool:

@@ -13,13 +13,44 @@ Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Word(Row):
-    """One word: ``page.text[start:end] == text``, always."""
+    """One word: ``page.text[start:end] == text``, always.
+
+    ``uncertain``: it has a digit in it, and may well have been misread. A value that is built on it is for a person.
+    """
 
     text: str
     box: Box
     confidence: Confidence
     start: int = Field(ge=0)
     end: int = Field(gt=0)
+    uncertain: bool = False
+
+
+class Cell(Row):
+    """One cell of a table: its text is ``page.text[start:end]``, empty where nothing stands or nothing could be read.
+
+    ``row`` and ``col`` count from 0. ``uncertain``: a number in it may be misread, or something in it is not read at all.
+    """
+
+    text: str
+    row: int = Field(ge=0)
+    col: int = Field(ge=0)
+    box: Box
+    confidence: Confidence
+    uncertain: bool
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
+class Table(Row):
+    """A ruled table, its cells row by row."""
+
+    box: Box
+    cells: tuple[Cell, ...]
+
+
+Correction = Literal["shading", "noise", "skew", "rotation", "text_layer_rejected"]
+"""What was done to a page before it was read. ``text_layer_rejected``: its text is not what the page shows."""
 
 
 class Page(Row):
@@ -33,3 +64,7 @@ class Page(Row):
     text_source: Literal["text_layer", "ocr", "blank"]
     engine: str
     engine_version: str
+    tables: tuple[Table, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    timings: dict[str, float] = {}
+    """Seconds by step: ``extract``, ``sample``, ``render``, ``correct``, ``recognise``, ``tables``."""
