@@ -19,7 +19,9 @@ def scanned_pdf(seeds: Sequence[int]) -> bytes:
     file = io.BytesIO()
     canvas = Canvas(file, pagesize=A4, invariant=1)
     for seed in seeds:
-        _, jpeg = cv2.imencode(".jpg", scan(sheets.render(sheets.letter(seed), DPI), seed), [cv2.IMWRITE_JPEG_QUALITY, 70])
+        _, jpeg = cv2.imencode(
+            ".jpg", scan(sheets.render(sheets.letter(seed), DPI), seed), [cv2.IMWRITE_JPEG_QUALITY, 70]
+        )
         canvas.drawImage(ImageReader(io.BytesIO(jpeg.tobytes())), 0, 0, *A4)
         canvas.showPage()
     canvas.save()

@@ -39,7 +39,12 @@ async def measure(ground: Ground) -> list[Measurement]:
         everything += counts
         numbers = counts.right + counts.wrong
         rows.append(
-            measured(f"tables: {numbers} numbers, {damage}: read exactly", [100 * counts.right / numbers], "%", at_least=EXACT[damage])
+            measured(
+                f"tables: {numbers} numbers, {damage}: read exactly",
+                [100 * counts.right / numbers],
+                "%",
+                at_least=EXACT[damage],
+            )
         )
         rows.append(_flagged_right(f"tables, {damage}", counts))
     rows.append(

@@ -46,7 +46,7 @@ class AiHandler:
         return await passes.narrate(enrichment, self._provider)
 
     async def _pages(self, job: ClaimedJob) -> list[Page]:
-        rows = await self._pool.fetch("select * from chartloom.read_pages($1, $2)", job.job_id, job.lease_token)
+        rows = await self._pool.fetch("select * from chartloom.read_pages_v2($1, $2)", job.job_id, job.lease_token)
         return [Page.model_validate(dict(row)) for row in rows]
 
 

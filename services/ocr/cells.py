@@ -1,6 +1,7 @@
 """The lines of text in a table's cells, cut out and cleaned of rules, shades and specks, ready to be recognised."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -32,7 +33,7 @@ class Mark(NamedTuple):
 
 
 class CellLine(NamedTuple):
-    """One line of text in a cell: ``cell`` is its place in the table's cells, ``baseline`` a row of the page's pixels."""
+    """A line of text in a cell: ``cell`` is its place in the table's cells, ``baseline`` a row of the page's pixels."""
 
     cell: int
     marks: tuple[Mark, ...]
@@ -49,6 +50,14 @@ class TableInk(NamedTuple):
     lines: tuple[CellLine, ...]
     letter_height: float
     """Of capitals and digits, in pixels."""
+
+
+def is_hollow(ink: TableInk, mark: Mark) -> bool:
+    """Whether it is light in its middle and lower: a caret is, an asterisk isn't."""
+    piece = ink.grey[mark.top : mark.bottom, mark.left : mark.right].astype(np.int16)
+    height, width = piece.shape
+    heart = piece[height // 2 :, round(0.4 * width) : max(round(0.6 * width), round(0.4 * width) + 1)]
+    return bool(heart.size) and float(np.mean(heart)) > (int(piece.min()) + PAPER) / 2
 
 
 def cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
@@ -75,7 +84,7 @@ def cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
     near = cv2.dilate(ink, np.ones((7, 7), np.uint8))
     region[near == 0] = PAPER
     shift = (left, top)
-    cells, per_cell = _with_columns(grid, found, letter_height)
+    cells, per_cell = _with_columns(grid, found, letter_height, shift)
     lines = _lines(cells, per_cell, grid, letter_height, shift)
     return TableInk(region, shift, cells, tuple(lines), letter_height)
 
@@ -90,7 +99,10 @@ def _erase(rules: Iterable[Rule], region: Grey, dpi: int, origin: tuple[int, int
         thickest = max(thickest, width)
         for first, last in rule.spans:
             ends = [(along, rule.at(along)) for along in (first, last)]
-            points = [(round(x) - origin[0], round(y) - origin[1]) for x, y in (ends if is_across else [e[::-1] for e in ends])]
+            points = [
+                (round(x) - origin[0], round(y) - origin[1])
+                for x, y in (ends if is_across else [e[::-1] for e in ends])
+            ]
             cv2.line(mask, points[0], points[1], (255,), width)
     if thickest:
         size = thickest + 6
@@ -111,7 +123,7 @@ def _marks(ink: Grey, owner: NDArray[np.int16], dpi: int) -> dict[int, list[Mark
     smallest = max(3, 6 * (dpi / 300) ** 2)
     for label in range(1, count):
         left, top, width, height, area = (int(value) for value in stats[label])
-        is_rest_of_rule = width > 0.3 * dpi and height < 0.03 * dpi or height > 0.2 * dpi and width < 0.02 * dpi
+        is_rest_of_rule = (width > 0.3 * dpi and height < 0.03 * dpi) or (height > 0.2 * dpi and width < 0.02 * dpi)
         if area < smallest or is_rest_of_rule:
             continue
         cell = int(owner[int(centres[label][1]), int(centres[label][0])])
@@ -121,10 +133,45 @@ def _marks(ink: Grey, owner: NDArray[np.int16], dpi: int) -> dict[int, list[Mark
 
 
 def _with_columns(
-    grid: Grid, found: dict[int, list[Mark]], letter_height: float
+    grid: Grid, found: dict[int, list[Mark]], letter_height: float, origin: tuple[int, int]
 ) -> tuple[tuple[GridCell, ...], dict[int, list[Mark]]]:
     """The grid's cells; where no rule parts its columns, parted where white runs through all rows."""
-    return grid.cells, found
+    if grid.has_columns or not found:
+        return grid.cells, found
+    edges = [edge + origin[0] for edge in _column_edges(list(found.values()), letter_height)]
+    cells: list[GridCell] = []
+    marks: dict[int, list[Mark]] = {}
+    for place, cell in enumerate(grid.cells):
+        bounds = [cell.box[0], *edges, cell.box[2]]
+        for col, (left, right) in enumerate(pairwise(bounds)):
+            inside = [m for m in found.get(place, []) if left <= (m.left + m.right) / 2 + origin[0] < right]
+            if inside:
+                marks[len(cells)] = inside
+            cells.append(GridCell(cell.row, col, (left, cell.box[1], right, cell.box[3])))
+    return tuple(cells), marks
+
+
+def _column_edges(rows: list[list[Mark]], letter_height: float) -> list[float]:
+    """The middles of the gaps that run through all rows, wider than a space between words. In the marks' pixels."""
+    right = max(mark.right for row in rows for mark in row)
+    inked = np.zeros((len(rows), right + 1), dtype=bool)
+    for number, row in enumerate(rows):
+        for mark in row:
+            inked[number, mark.left : mark.right] = True
+    # A heading over several columns, or two among very many rows, doesn't close a gap.
+    used = inked.sum(axis=0) > 0.05 * len(rows)
+    changes = np.flatnonzero(np.diff(used.astype(np.int8), prepend=0, append=0))
+    stretches = list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
+    # The dashes of aligned ranges are no column of their own.
+    dashes = [
+        all(mark.height < 0.3 * letter_height for row in rows for mark in row if a <= (mark.left + mark.right) / 2 < b)
+        for a, b in stretches
+    ]
+    return [
+        (end + start) / 2
+        for (_, end), (start, _), before, after in zip(stretches, stretches[1:], dashes, dashes[1:], strict=False)
+        if start - end > 0.85 * letter_height and not before and not after
+    ]
 
 
 def _lines(
@@ -147,16 +194,17 @@ def _lines(
     result = []
     for place, _, marks, base in lines:
         row = depths.get(cells[place].row)
-        if base is None:
-            base = _above(grid, cells[place], marks, origin) + float(np.median(row)) if row else marks[0].bottom
-            base = max(base, max(mark.bottom for mark in marks))
+        baseline = base
+        if baseline is None:
+            below = _above(grid, cells[place], marks, origin) + float(np.median(row)) if row else 0.0
+            baseline = max(below, *(mark.bottom for mark in marks))
         box = (
             min(mark.left for mark in marks) + origin[0],
             min(mark.top for mark in marks) + origin[1],
             max(mark.right for mark in marks) + origin[0],
             max(mark.bottom for mark in marks) + origin[1],
         )
-        result.append(CellLine(place, tuple(marks), box, round(base) + origin[1]))
+        result.append(CellLine(place, tuple(marks), box, round(baseline) + origin[1]))
     return result
 
 

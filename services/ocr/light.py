@@ -30,4 +30,6 @@ def _background(page: Grey, dpi: int, coarse_dpi: int, dilation: int, median: in
     factor = max(1, round(dpi / coarse_dpi))
     height, width = (max(1, side // factor) for side in page.shape)
     small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.medianBlur(cv2.dilate(small, np.ones((dilation, dilation), np.uint8)), median), dtype=np.uint8)
+    return np.asarray(
+        cv2.medianBlur(cv2.dilate(small, np.ones((dilation, dilation), np.uint8)), median), dtype=np.uint8
+    )

@@ -10,10 +10,14 @@ from .page_text import ReadWord
 _NUMBER = re.compile(r"[<>=≤≥~±+\-(\[]*\d+(?:[.,:/]\d+)*(?:[-–—]\d+(?:[.,]\d+)*)?[)\]%*]*")
 """A value, a range without spaces, a date, a time; and what a laboratory prints around it."""
 
+_UNIT = re.compile(r"x?10[*^](12|9|6|3)/[A-Za-z]+|HbA1c")
+
 _SURE_ONCE = 0.88
 """Confidence from which a number that was read once is taken for certain."""
-_SURE_TOGETHER = 0.6
+_SURE_TOGETHER = 0.85
 """The same where another reading agrees, of the better of the two."""
+_SURE_ALL = 0.7
+"""The same where three agree."""
 _SURE_LETTERS = 0.85
 """Confidence from which letters alone are taken for what they are."""
 
@@ -65,8 +69,10 @@ def settle(readings: Sequence[Sequence[ReadWord]], marks: Sequence[Mark], *, is_
         is_word = len("".join(word.text for word in chosen)) >= 3 and max(together) >= _SURE_LETTERS
         digits_elsewhere = any(has_digit(word.text) for other in readings for word in other)
         return Verdict(tuple(chosen), not chosen or (is_numeric and not is_word) or (digits_elsewhere and not is_word))
-    is_sure = (max(together) >= _SURE_TOGETHER and len(together) > 1) or max(together) >= _SURE_ONCE
-    is_certain = is_sure and _fits_ink(chosen, marks) and not any(_is_mixed_up(word.text) for word in chosen)
+    needed = {1: _SURE_ONCE, 2: _SURE_TOGETHER}.get(len(together), _SURE_ALL)
+    is_certain = (
+        max(together) >= needed and _fits_ink(chosen, marks) and not any(_is_mixed_up(word.text) for word in chosen)
+    )
     return Verdict(tuple(chosen), not is_certain)
 
 
@@ -79,14 +85,15 @@ def _fits_ink(words: Sequence[ReadWord], marks: Sequence[Mark]) -> bool:
     if not marks or expected == len(marks):
         return bool(marks)
     tallest = max(mark.height for mark in marks)
-    room = sum(round(0.55 * (mark.right - mark.left) / (0.5 * tallest)) - 1 for mark in marks if mark.right - mark.left > 0.8 * tallest)
+    widths = [mark.right - mark.left for mark in marks]
+    room = sum(round(width / (0.72 * tallest)) - 1 for width in widths if width > 0.8 * tallest)
     return len(marks) < expected <= len(marks) + room
 
 
 def is_number(words: Sequence[ReadWord]) -> bool:
-    """Whether each word that has a digit has the shape of a number, and one has."""
+    """Whether each word that has a digit has the shape of a number or of a unit, and one has."""
     numbers = [word.text for word in words if has_digit(word.text)]
-    return bool(numbers) and all(_NUMBER.fullmatch(number) for number in numbers)
+    return bool(numbers) and all(_NUMBER.fullmatch(n) or _UNIT.fullmatch(n) for n in numbers)
 
 
 def _is_mixed_up(text: str) -> bool:

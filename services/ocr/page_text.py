@@ -95,10 +95,11 @@ def build_page_text(blocks: Iterable[Block | ReadTable], width: int, height: int
     # All at once: one by one, half the time of a digital page was spent here.
     text = "".join(parts)
     placed = _WORDS.validate_python(words)
-    return PageText(text, placed, tuple(_table(table, text, placed[first:]) for first, table in tables))
+    size = (width, height)
+    return PageText(text, placed, tuple(_table(table, text, placed[first:], size) for first, table in tables))
 
 
-def _table(table: ReadTable, text: str, words: Sequence[Word]) -> Table:
+def _table(table: ReadTable, text: str, words: Sequence[Word], size: tuple[int, int]) -> Table:
     """``words`` are the page's, from the table's first on."""
     cells = []
     first = 0
@@ -112,14 +113,14 @@ def _table(table: ReadTable, text: str, words: Sequence[Word]) -> Table:
                 text=text[start:end],
                 row=cell.row,
                 col=cell.col,
-                box=cell.box,
+                box=_inside(cell.box, *size),
                 confidence=cell.confidence,
                 uncertain=cell.uncertain,
                 start=start,
                 end=end,
             )
         )
-    return Table(box=table.box, cells=tuple(cells))
+    return Table(box=_inside(table.box, *size), cells=tuple(cells))
 
 
 def _inside(box: Box, width: int, height: int) -> Box:

@@ -152,10 +152,10 @@ class DocumentReader:
             and page.width * page.height <= self._limits.max_page_pixels * _EXPANSION
             and "\0" not in page.text  # Postgres has no text with it
             and all(
-                page.text[word.start : word.end] == word.text
-                and 0 <= word.box[0] <= word.box[2] <= page.width
-                and 0 <= word.box[1] <= word.box[3] <= page.height
-                for word in page.words
+                page.text[part.start : part.end] == part.text
+                and 0 <= part.box[0] <= part.box[2] <= page.width
+                and 0 <= part.box[1] <= part.box[3] <= page.height
+                for part in (*page.words, *(cell for table in page.tables for cell in table.cells))
             )
         )
         if not holds_together:

@@ -86,29 +86,29 @@ def find_grids(grey: Grey, dpi: int) -> list[Grid]:
     factor = max(1, round(dpi / _DPI))
     height, width = grey.shape
     small: Grey = (
-        grey if factor == 1 else _as_grey(cv2.resize(grey, (width // factor, height // factor), interpolation=cv2.INTER_AREA))
+        grey
+        if factor == 1
+        else _as_grey(cv2.resize(grey, (width // factor, height // factor), interpolation=cv2.INTER_AREA))
     )
     inch = dpi / factor
-    across = _rules(small, inch, _SHORTEST_ROW_RULE)
+    across = _rules(small, inch, _SHORTEST_ROW_RULE, piece=0.25)
     if len(across) < 2:
         return []
-    down = _rules(_as_grey(small.T.copy()), inch, _SHORTEST_COLUMN_RULE)
+    down = _rules(_as_grey(small.T.copy()), inch, _SHORTEST_COLUMN_RULE, piece=0.15)
     grids = [
-        _grid(rows, columns, inch)
-        for group in _groups(across, down, inch)
-        for rows, columns in _parted(*group, inch)
+        _grid(rows, columns, inch) for group in _groups(across, down, inch) for rows, columns in _parted(*group, inch)
     ]
     return sorted((_scaled(grid, factor) for grid in grids if grid is not None), key=lambda grid: grid.box[1])
 
 
-def _rules(page: Grey, inch: float, shortest: float) -> list[Rule]:
-    """Lines from left to right."""
+def _rules(page: Grey, inch: float, shortest: float, *, piece: float) -> list[Rule]:
+    """Lines from left to right, put together from pieces of that length, in inches, or more."""
     # Averaged along itself a little, which keeps a line that a sensor's noise would break.
     smeared = cv2.blur(page, (5, 1))
     paper = cv2.morphologyEx(smeared, cv2.MORPH_CLOSE, np.ones((7, 1), np.uint8))
     thin = cv2.subtract(paper, smeared)
     marks = (thin > _MIN_CONTRAST).astype(np.uint8)
-    marks = cv2.morphologyEx(marks, cv2.MORPH_OPEN, np.ones((1, round(0.15 * inch)), np.uint8))
+    marks = cv2.morphologyEx(marks, cv2.MORPH_OPEN, np.ones((1, round(piece * inch)), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marks)
     widths, areas = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_AREA]
     pieces = []
@@ -116,9 +116,9 @@ def _rules(page: Grey, inch: float, shortest: float) -> list[Rule]:
         left, top, width, height, area = (int(value) for value in stats[label])
         ys, xs = np.nonzero(labels[top : top + height, left : left + width] == label)
         slope, offset = np.polyfit(xs + left, ys + top, 1)
-        piece = Rule(float(offset), float(slope), ((left, left + width),), area / width)
-        if _is_drawn(piece, page):
-            pieces.append(piece)
+        found = Rule(float(offset), float(slope), ((left, left + width),), area / width)
+        if _is_drawn(found, page):
+            pieces.append(found)
     return [rule for rule in _joined(pieces, inch) if rule.end - rule.start >= shortest * inch]
 
 
@@ -225,7 +225,11 @@ def _grid(rows: list[Rule], columns: list[Rule], inch: float) -> Grid | None:
     rows, columns = _closed(rows, columns, left, right, inch)
     if len(rows) < 3 and len(columns) < 4:
         return None
-    corners = [(columns[place].at(rows[at].at(middle)), rows[at].at(x)) for place, x in ((0, left), (-1, right)) for at in (0, -1)]
+    corners = [
+        (columns[place].at(rows[at].at(middle)), rows[at].at(x))
+        for place, x in ((0, left), (-1, right))
+        for at in (0, -1)
+    ]
     box = (
         min(x for x, _ in corners),
         min(y for _, y in corners),

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def _spread(words: Sequence[ReadWord], count: int) -> list[ReadWord]:
     if len(words) <= count:
         return list(words)
     edges = np.linspace(0, len(words), count + 1).astype(int)
-    return [max(words[a:b][:12], key=lambda word: len(word.text)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [max(words[a:b][:12], key=lambda word: len(word.text)) for a, b in pairwise(edges)]
 
 
 def _likeness(page: Any, size: tuple[int, int], words: Sequence[ReadWord], reader: LineReader) -> float:

@@ -9,6 +9,7 @@ from PIL import Image
 from shared.contract.pages import Box
 
 from .cells import PAPER, CellLine, TableInk, cut_cells
+from .laboratory import with_exponents, with_known_names
 from .numbers import Verdict, has_digit, is_settled, settle
 from .page_text import ReadCell, ReadTable, ReadWord
 from .recognise import LineReader
@@ -42,7 +43,8 @@ def _read(ink: TableInk, box: Box, reader: LineReader) -> ReadTable:
         for place, words in zip(open_questions, found, strict=True):
             readings[place].append(words)
     verdicts: dict[int, list[Verdict]] = {}
-    for line, said in zip(ink.lines, readings, strict=True):
+    for line, raw in zip(ink.lines, readings, strict=True):
+        said = [with_exponents(with_known_names(words), ink, line.marks) for words in raw]
         verdict = settle(said, line.marks, is_numeric=ink.cells[line.cell].col in numeric)
         verdicts.setdefault(line.cell, []).append(verdict)
     return ReadTable(box, tuple(_cell(ink, place, verdicts.get(place, [])) for place in range(len(ink.cells))))

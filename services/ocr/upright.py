@@ -9,9 +9,11 @@ from PIL import Image
 
 from shared.contract.pages import Box, Correction
 
+from .laboratory import with_known_names
 from .light import flatten
 from .noise import smooth
-from .page_text import Block, ReadTable
+from .numbers import is_doubtful
+from .page_text import Block, Line, ReadTable
 from .recognise import LineReader, Recognised, Recogniser
 from .rules import Grey
 from .slant import measure_slant
@@ -127,10 +129,17 @@ class _Reading:
             if tables:
                 rest = _without(page, tables)
         read_tables_at = time.perf_counter()
-        recognised = self._recogniser.read(Image.fromarray(rest), self._dpi)
+        recognised = _with_doubts(self._recogniser.read(Image.fromarray(rest), self._dpi))
         self._timings["tables"] = self._timings.get("tables", 0.0) + read_tables_at - began
         self._timings["recognise"] = self._timings.get("recognise", 0.0) + time.perf_counter() - read_tables_at
         return Upright(page, recognised, tables, corrections, self._timings)
+
+
+def _with_doubts(recognised: Recognised) -> Recognised:
+    def line(words: Line) -> Line:
+        return [word._replace(uncertain=is_doubtful(word)) for word in with_known_names(words)]
+
+    return Recognised([[line(words) for words in block] for block in recognised.blocks])
 
 
 def _without(page: Grey, tables: list[ReadTable]) -> Grey:

@@ -1,5 +1,6 @@
 """Pages as ``services/ocr`` writes them to ``ocr_pages`` and the others read them."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,13 +24,13 @@ class Word(Row):
     confidence: Confidence
     start: int = Field(ge=0)
     end: int = Field(gt=0)
-    uncertain: bool = False
+    uncertain: bool = Field(default=False, exclude_if=operator.not_)
 
 
 class Cell(Row):
     """One cell of a table: its text is ``page.text[start:end]``, empty where nothing stands or nothing could be read.
 
-    ``row`` and ``col`` count from 0. ``uncertain``: a number in it may be misread, or something in it is not read at all.
+    ``row`` and ``col`` count from 0. ``uncertain``: a number in it may be misread, or something in it was not read.
     """
 
     text: str
@@ -66,5 +67,5 @@ class Page(Row):
     engine_version: str
     tables: tuple[Table, ...] = ()
     corrections: tuple[Correction, ...] = ()
-    timings: dict[str, float] = {}
+    timings: dict[str, float] = Field(default_factory=dict)
     """Seconds by step: ``extract``, ``sample``, ``render``, ``correct``, ``recognise``, ``tables``."""
