@@ -31,15 +31,6 @@ class Recognised(NamedTuple):
         """All words in reading order."""
         return (word for block in self.blocks for line in block for word in line)
 
-    def enlarged(self, factor: float) -> "Recognised":
-        """The same on an image so many times larger."""
-
-        def larger(word: ReadWord) -> ReadWord:
-            x0, y0, x1, y1 = word.box
-            return word._replace(box=(x0 * factor, y0 * factor, x1 * factor, y1 * factor))
-
-        return Recognised([[[larger(word) for word in line] for line in block] for block in self.blocks])
-
     @property
     def runs_down(self) -> bool:
         """Whether most words of three letters and more are taller than they are wide."""

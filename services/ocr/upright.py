@@ -9,8 +9,9 @@ from PIL import Image
 
 from shared.contract.pages import Box, Correction
 
+from .crisp import crisp
+from .gaps import with_gaps_filled
 from .laboratory import with_known_names
-from .letters import letter_height
 from .light import flatten
 from .noise import smooth
 from .numbers import is_doubtful
@@ -25,10 +26,6 @@ _MIN_SKEW_DEGREES = 0.2
 _SURE = 0.75
 """Mean confidence of upright text is 0.85 to 0.95, of upside-down text 0.2 to 0.5."""
 _WHITE = 255
-_LETTER_PIXELS = 17.0
-"""Height of small letters from which on Tesseract reads no better, only slower: a sixth at 10 point and 300 dpi."""
-_SMALLEST_SCALE = 0.5
-_WORTH_SCALING = 0.92
 
 
 class Upright(NamedTuple):
@@ -134,21 +131,18 @@ class _Reading:
             if tables:
                 rest = _without(page, tables)
         read_tables_at = time.perf_counter()
-        recognised = _with_doubts(self._at_best_size(rest))
+        recognised = _with_doubts(self._whole(rest, is_plain=not {"shading", "noise"} & set(corrections)))
         self._timings["tables"] = self._timings.get("tables", 0.0) + read_tables_at - began
         self._timings["recognise"] = self._timings.get("recognise", 0.0) + time.perf_counter() - read_tables_at
         return Upright(page, recognised, tables, corrections, self._timings)
 
-
-    def _at_best_size(self, page: Grey) -> Recognised:
-        """Read smaller where letters are larger than Tesseract needs; boxes in pixels of ``page`` all the same."""
-        height = letter_height(page, self._dpi) if isinstance(self._recogniser, LineReader) else None
-        scale = _LETTER_PIXELS / (height * self._dpi) if height else 1.0
-        if scale > _WORTH_SCALING:
-            return self._recogniser.read(Image.fromarray(page), self._dpi)
-        scale = max(scale, _SMALLEST_SCALE)
-        small = cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return self._recogniser.read(Image.fromarray(small), round(self._dpi * scale)).enlarged(1 / scale)
+    def _whole(self, page: Grey, *, is_plain: bool) -> Recognised:
+        """The page's words, and those that page segmentation passed over."""
+        # Of what had to be evened first, the greys are worth keeping.
+        read = self._recogniser.read(Image.fromarray(crisp(page, self._dpi) if is_plain else page), self._dpi)
+        if read.runs_down or not isinstance(self._recogniser, LineReader):
+            return read
+        return with_gaps_filled(read, page, self._dpi, self._recogniser)
 
 
 def _with_doubts(recognised: Recognised) -> Recognised:
