@@ -6,6 +6,7 @@ python -m bench.ocr.bare_recipe FILE.pdf
 import multiprocessing
 import os
 import sys
+from typing import Any
 
 PROCESSES = 2
 DPI = 300
@@ -30,10 +31,10 @@ def main() -> None:
         pool.map(read, [(path, page) for page in range(len(_document(path)))], chunksize=1)
 
 
-_kept: dict[str, object] = {}
+_kept: dict[str, Any] = {}
 
 
-def _document(path: str):  # type: ignore[no-untyped-def]
+def _document(path: str) -> Any:
     import pypdfium2  # noqa: PLC0415 - each process loads it once
 
     if path not in _kept:
@@ -41,7 +42,7 @@ def _document(path: str):  # type: ignore[no-untyped-def]
     return _kept[path]
 
 
-def _engine():  # type: ignore[no-untyped-def]
+def _engine() -> Any:
     import tesserocr  # noqa: PLC0415
 
     from services.ocr.recognise import tessdata_folder  # noqa: PLC0415

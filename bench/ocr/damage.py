@@ -49,7 +49,7 @@ def photo(sheet: Grey, seed: int) -> Grey:
     inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], dtype=np.float32)
     seen = corners + inwards * random.uniform(0, 0.025, (4, 2)).astype(np.float32) * width
     lens = cv2.getPerspectiveTransform(corners, seen)
-    page = cv2.warpPerspective(page, lens, (width, height), flags=cv2.INTER_CUBIC, borderValue=(_DESK,))
+    page = _grey(cv2.warpPerspective(page, lens, (width, height), flags=cv2.INTER_CUBIC, borderValue=(_DESK,)))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     lamp = 1.0 - 0.35 * np.hypot(x / width - random.uniform(0.1, 0.9), y / height - random.uniform(0.1, 0.4))
     edge = x / width + random.uniform(-0.8, 0.8) * y / height - random.uniform(0.4, 0.9)

@@ -14,7 +14,7 @@ from typing import NoReturn
 import pydantic
 
 from shared.contract.base import Row
-from shared.contract.pages import Page
+from shared.contract.pages import Cell, Page, Word
 from shared.errors import ConfigurationError, TerminalError
 
 from .limits import MIB, ReaderLimits
@@ -147,6 +147,8 @@ class DocumentReader:
 
     def _check(self, page: Page, number: int) -> None:
         """What the shapes can't say of a page that a broken child might have made up."""
+        cells = [cell for table in page.tables for cell in table.cells]
+        parts: list[Word | Cell] = [*page.words, *cells]
         holds_together = (
             page.page == number
             and page.width * page.height <= self._limits.max_page_pixels * _EXPANSION
@@ -155,7 +157,7 @@ class DocumentReader:
                 page.text[part.start : part.end] == part.text
                 and 0 <= part.box[0] <= part.box[2] <= page.width
                 and 0 <= part.box[1] <= part.box[3] <= page.height
-                for part in (*page.words, *(cell for table in page.tables for cell in table.cells))
+                for part in parts
             )
         )
         if not holds_together:

@@ -108,7 +108,7 @@ def _rules(page: Grey, inch: float, shortest: float, *, piece: float) -> list[Ru
     paper = cv2.morphologyEx(smeared, cv2.MORPH_CLOSE, np.ones((7, 1), np.uint8))
     thin = cv2.subtract(paper, smeared)
     marks = (thin > _MIN_CONTRAST).astype(np.uint8)
-    marks = cv2.morphologyEx(marks, cv2.MORPH_OPEN, np.ones((1, round(piece * inch)), np.uint8))
+    marks = _as_grey(cv2.morphologyEx(marks, cv2.MORPH_OPEN, np.ones((1, round(piece * inch)), np.uint8)))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marks)
     widths, areas = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_AREA]
     pieces = []

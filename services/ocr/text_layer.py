@@ -34,7 +34,7 @@ _DEEPEST_FORM = 5
 def _by_address(function: Any, *arguments: Any) -> Callable[..., int]:
     """The same function of PDFium, but pointers are plain addresses: half the time a call, of hundreds a page."""
     prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *arguments)
-    called: Callable[..., int] = prototype(ctypes.cast(function, ctypes.c_void_p).value)
+    called: Callable[..., int] = prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
     return called
 
 
@@ -179,7 +179,7 @@ def _is_visible(text_page: Any, index: int) -> bool:
 def _boxes(text_page: Any, places: list[tuple[int, int]]) -> NDArray[np.float64]:
     """Left, top, right, bottom of each word, in the page's points. Two calls a word where characters would take ten."""
     flat = (ctypes.c_double * (4 * len(places)))()
-    boxes = np.frombuffer(flat).reshape(-1, 4)
+    boxes: NDArray[np.float64] = np.ctypeslib.as_array(flat).reshape(-1, 4)
     handle = ctypes.cast(text_page.raw, ctypes.c_void_p).value
     address = ctypes.addressof(flat)
     for place, (start, end) in enumerate(places):
@@ -199,7 +199,7 @@ def _around(text_page: Any, count: int) -> tuple[float, float, float, float]:
         parts.append([edge.value for edge in edges])
     # A generated hyphen has no area and would pull the box to the page's corner.
     solid = np.array([part for part in parts if part[2] > part[0] or part[1] > part[3]] or parts)
-    return solid[:, 0].min(), solid[:, 1].max(), solid[:, 2].max(), solid[:, 3].min()
+    return float(solid[:, 0].min()), float(solid[:, 1].max()), float(solid[:, 2].max()), float(solid[:, 3].min())
 
 
 def _to_pixels(page: Any, boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """A page image made even, straight and upright, each only where it is needed, and read."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -58,7 +59,7 @@ class Upright(NamedTuple):
 
     @property
     def _all(self) -> Recognised:
-        return Recognised([*self.recognised.blocks, *(table.lines for table in self.tables)])
+        return Recognised([*self.recognised.blocks, *(list[Line](table.lines) for table in self.tables)])
 
 
 def _is_above(block: Block | ReadTable, y: float, box: Box) -> bool:
@@ -82,7 +83,8 @@ def read_upright(page: Grey, dpi: int, recogniser: Recogniser) -> Upright:
     """The page corrected and read. Orientation is asked for (0.8 s) only where lines run sideways or little is sure."""
     began = time.perf_counter()
     corrections: list[Correction] = []
-    for name, correct in (("shading", flatten), ("noise", smooth)):
+    steps: tuple[tuple[Correction, Callable[[Grey, int], Grey | None]], ...] = (("shading", flatten), ("noise", smooth))
+    for name, correct in steps:
         better = correct(page, dpi)
         if better is not None:
             page = better
