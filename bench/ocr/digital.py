@@ -8,6 +8,7 @@ import pypdfium2 as pdfium
 from bench.pipeline import announce, patients, services, users
 from bench.queue.ground import Ground
 from bench.report import Measurement, measured
+from services.ocr.page_process import collect_seldom
 from services.ocr.page_text import build_page_text
 from services.ocr.text_layer import read_text_layer, turn_upright
 
@@ -40,6 +41,7 @@ async def measure(ground: Ground) -> list[Measurement]:
 
 def pages_a_second(document: bytes) -> float:
     """Processor time: what else the machine does is none of the extraction's."""
+    collect_seldom()  # as the service's child does
     pdf = pdfium.PdfDocument(document)
     began = time.thread_time()
     for page in pdf:

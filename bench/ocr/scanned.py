@@ -36,6 +36,9 @@ async def measure(ground: Ground) -> list[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "scan.pdf")
         path.write_bytes(await asyncio.to_thread(scanned_pdf, range(PAGES)))
+        for half in range(2):
+            seeds = range(half * PAGES // 2, (half + 1) * PAGES // 2)
+            path.with_name(f"half-{half}.pdf").write_bytes(await asyncio.to_thread(scanned_pdf, seeds))
         for number in ground.rounds("scanned"):
             contenders = [(ours, through_service), (bare, by_bare_recipe), (theirs, by_ocrmypdf)]
             for runs, contender in contenders if number % 2 == 0 else reversed(contenders):
@@ -52,10 +55,10 @@ async def measure(ground: Ground) -> list[Measurement]:
 
 
 async def through_service(ground: Ground, path: Path) -> float:
-    """One long document for each of two jobs at once, as two patients upload them."""
-    content = path.read_bytes()
+    """Each half as a document of its own: two patients' jobs, two at once."""
+    halves = [half.read_bytes() for half in sorted(path.parent.glob("half-*.pdf"))]
     async with ground.clone("scanned") as database, ground.owner(database) as owner:
-        uploads = await announce(ground, database, [(patient, content) for patient in patients(1)])
+        uploads = await announce(ground, database, list(zip(patients(len(halves)), halves, strict=True)))
         async with (
             services(ground, database, {"ocr": 1}, {"ocr": {"WORKER_CONCURRENCY": "2"}}),
             users(ground, database, connections=1) as signed_in,
