@@ -49,7 +49,7 @@ images: ## Build and start the services' images without a Docker engine (root on
 	@ops/images.sh
 
 .PHONY: bench
-bench: bench-queue bench-record bench-burst bench-capacity bench-ai ## Measure everything; results go to bench/out
+bench: bench-queue bench-record bench-burst bench-capacity bench-ocr bench-ai ## Measure everything; results go to bench/out
 
 .PHONY: bench-queue
 bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1
@@ -70,6 +70,11 @@ bench-capacity: $(VENV)/.installed-dev ## What chartloom capacity predicts besid
 .PHONY: bench-ai
 bench-ai: $(VENV)/.installed-dev ## A thousand passes in flight on one AI service, 3 minutes; smaller: PASSES=100
 	@PASSES="$${PASSES:-}" ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.ai
+
+.PHONY: bench-ocr
+bench-ocr: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the reading of pages beside OCRmyPDF and the truth, 25 minutes; a part: ONLY="tables" RUNS=1
+	@$(OCR_PEER)
+	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-3}" $(VENV)/bin/python -m bench.ocr
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
@@ -187,6 +192,16 @@ if ! compgen -G '/usr/lib/postgresql/*/lib/plpgsql_check.so' >/dev/null && [ "$$
     apt-get update -qq; \
     package=$$(apt-cache search --names-only '^postgresql-[0-9]+-plpgsql-check$$' | cut -d' ' -f1 | sort -V | tail -n 1); \
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" >/dev/null || true; \
+    printf '    done in %d s\n' "$$SECONDS"; \
+fi
+endef
+
+# OCRmyPDF runs these; bench/ocr/scanned.py says so where they are missing.
+define OCR_PEER
+if ! { command -v tesseract && command -v gs; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    printf '==> Installing what OCRmyPDF runs ...\n'; \
+    apt-get update -qq; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq tesseract-ocr ghostscript >/dev/null || true; \
     printf '    done in %d s\n' "$$SECONDS"; \
 fi
 endef

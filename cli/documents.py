@@ -112,7 +112,8 @@ async def describe(connection: asyncpg.Connection, submitted: Submitted) -> dict
         "pages": [
             dict(row)
             for row in await connection.fetch(
-                "select page, width, height, text, words from ocr_pages where run_id = $1 order by page", ocr_run_id
+                "select page, width, height, text, words, tables from ocr_pages where run_id = $1 order by page",
+                ocr_run_id,
             )
         ],
         "entities": [_entity(row) for row in await _run_rows(connection, "patient_clinical_events", run_id)],

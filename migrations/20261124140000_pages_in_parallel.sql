@@ -374,13 +374,14 @@ declare
 begin
     insert into public.ocr_pages (
         run_id, page, shell_file_id, patient_id, width, height, text, words, text_source, engine, engine_version,
-        image_path
+        tables, corrections, timings, image_path
     )
     select v_run_id, p.page, v_job.shell_file_id, v_job.patient_id,
-        p.width, p.height, p.text, p.words, p.text_source, p.engine, p.engine_version, p.image_path
+        p.width, p.height, p.text, p.words, p.text_source, p.engine, p.engine_version,
+        coalesce(p.tables, '[]'), coalesce(p.corrections, '[]'), coalesce(p.timings, '{}'), p.image_path
     from jsonb_to_recordset(p_pages) as p (
         page integer, width integer, height integer, text text, words jsonb, text_source text,
-        engine text, engine_version text, image_path text
+        engine text, engine_version text, tables jsonb, corrections jsonb, timings jsonb, image_path text
     )
     on conflict (run_id, page) do nothing;
     return jsonb_array_length(p_pages);

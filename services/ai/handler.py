@@ -65,7 +65,7 @@ class AiHandler:
 
 
 async def read_pages(pool: asyncpg.Pool, job: ClaimedJob) -> list[Page]:
-    rows = await pool.fetch("select * from chartloom.read_pages($1, $2)", job.job_id, job.lease_token)
+    rows = await pool.fetch("select * from chartloom.read_pages_v2($1, $2)", job.job_id, job.lease_token)
     return [Page.model_validate(dict(row)) for row in rows]
 
 

@@ -1,19 +1,22 @@
 """One document, page by page: from the text layer where it is good, from the image otherwise."""
 
+import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from shared.contract.pages import Page
+from shared.contract.pages import Correction, Page
 
 from .file_kind import recognise_kind
 from .limits import ReaderLimits
 from .page_protocol import Engine, Renderer
 from .page_text import build_page_text
 from .plain_text import read_plain_text
-from .recognise import AskParent, Recogniser, make_recogniser
+from .recognise import AskParent, LineReader, Recogniser, make_recogniser
 from .refusal import Refusal
 from .render import ImagePages, Pages, PdfPages, to_jpeg
+from .sample import shows_its_text
 from .text_layer import read_text_layer, turn_upright
 from .upright import has_ink, read_upright
 
@@ -56,9 +59,13 @@ class Document:
         """The page, counted from 1."""
         if self._pages is None:
             return read_plain_text(self._path, self._limits)
-        if isinstance(self._pages, PdfPages) and (page := self._from_text_layer(self._pages, number)):
-            return page
-        return self._from_image(self._pages, number)
+        has_layer = False
+        if isinstance(self._pages, PdfPages):
+            found = self._from_text_layer(self._pages, number)
+            if isinstance(found, Page):
+                return found
+            has_layer = found
+        return self._from_image(self._pages, number, is_rejected=has_layer)
 
     def image(self, number: int) -> bytes | None:
         """The upright page that the boxes of its words refer to, as a grey JPEG; None for plain text.
@@ -72,10 +79,14 @@ class Document:
             self._upright = (number, self._pages.show(number))
         return to_jpeg(self._upright[1], IMAGE_QUALITY)
 
-    def _from_image(self, pages: Pages, number: int) -> Page:
+    def _from_image(self, pages: Pages, number: int, *, is_rejected: bool) -> Page:
+        began = time.perf_counter()
         grey, dpi = pages.render(number)
         self._upright = (number, grey)
-        if not has_ink(grey, dpi):
+        image = np.asarray(grey)
+        rendered = {"render": time.perf_counter() - began}
+        corrections: tuple[Correction, ...] = ("text_layer_rejected",) if is_rejected else ()
+        if not has_ink(image, dpi):
             return Page(
                 page=number,
                 width=grey.width,
@@ -85,33 +96,45 @@ class Document:
                 text_source="blank",
                 engine=pages.engine,
                 engine_version=pages.engine_version,
+                corrections=corrections,
+                timings=_rounded(rendered),
             )
-        if self._recogniser is None:  # a digital document never loads the models: 0.06 s and 40 MB
-            self._recogniser = make_recogniser(self._engine, self._command, self._ask)
-        upright = read_upright(grey, dpi, self._recogniser)
-        self._upright = (number, upright.grey)
-        text, words = build_page_text(upright.recognised.blocks, *upright.grey.size)
+        recogniser = self._loaded()
+        upright = read_upright(image, dpi, recogniser)
+        self._upright = (number, Image.fromarray(upright.grey))
+        height, width = upright.grey.shape
+        text, words, tables = build_page_text(upright.blocks, width, height)
         return Page(
             page=number,
-            width=upright.grey.width,
-            height=upright.grey.height,
+            width=width,
+            height=height,
             text=text,
             words=words,
             text_source="ocr",
-            engine=self._recogniser.name,
-            engine_version=self._recogniser.version,
+            engine=recogniser.name,
+            engine_version=recogniser.version,
+            tables=tables,
+            corrections=(*corrections, *upright.corrections),
+            timings=_rounded(rendered | upright.timings),
         )
 
-    def _from_text_layer(self, pages: PdfPages, number: int) -> Page | None:
+    def _from_text_layer(self, pages: PdfPages, number: int) -> Page | bool:
+        """The page by its text layer; where that can't be used, whether there is one."""
+        began = time.perf_counter()
         page = pages.load(number)
-        if page.get_textpage().count_chars() > self._limits.max_page_characters:
+        text_page = page.get_textpage()
+        if text_page.count_chars() > self._limits.max_page_characters:
             raise Refusal("page_too_dense")
-        turn_upright(page)
+        turn_upright(page, text_page)
         width, height = pages.pixels(page)
-        layer = read_text_layer(page, width, height)
+        layer = read_text_layer(page, text_page, width, height)
         if not layer.is_good:
-            return None
-        text, words = build_page_text(layer.blocks, width, height)
+            return bool(layer.text)
+        text, words, _ = build_page_text(layer.blocks, width, height)
+        extracted = time.perf_counter()
+        reader = self._loaded()
+        if isinstance(reader, LineReader) and not shows_its_text(page, (width, height), layer.words, reader):
+            return True
         return Page(
             page=number,
             width=width,
@@ -121,4 +144,14 @@ class Document:
             text_source="text_layer",
             engine=pages.engine,
             engine_version=pages.engine_version,
+            timings=_rounded({"extract": extracted - began, "sample": time.perf_counter() - extracted}),
         )
+
+    def _loaded(self) -> Recogniser:
+        if self._recogniser is None:  # 0.06 s and 40 MB, for the first page that wants it
+            self._recogniser = make_recogniser(self._engine, self._command, self._ask)
+        return self._recogniser
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {step: round(taken, 4) for step, taken in seconds.items()}

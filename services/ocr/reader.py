@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
-from shared.contract.pages import Page
+from shared.contract.pages import Cell, Page, Word
 from shared.errors import ConfigurationError, TransientError
 
 from .child import Child, ChildKilledError, confined_child
@@ -151,6 +151,8 @@ class DocumentReader:
 
     def _check(self, page: Page, number: int) -> None:
         """What the shapes can't say of a page that a broken child might have made up."""
+        cells = [cell for table in page.tables for cell in table.cells]
+        parts: list[Word | Cell] = [*page.words, *cells]
         holds_together = (
             page.page == number
             and page.width * page.height <= self._limits.max_page_pixels * _EXPANSION
@@ -158,10 +160,10 @@ class DocumentReader:
             and len(page.text) <= self._limits.max_page_characters
             and "\0" not in page.text  # Postgres has no text with it
             and all(
-                page.text[word.start : word.end] == word.text
-                and 0 <= word.box[0] <= word.box[2] <= page.width
-                and 0 <= word.box[1] <= word.box[3] <= page.height
-                for word in page.words
+                page.text[part.start : part.end] == part.text
+                and 0 <= part.box[0] <= part.box[2] <= page.width
+                and 0 <= part.box[1] <= part.box[3] <= page.height
+                for part in parts
             )
         )
         if not holds_together:

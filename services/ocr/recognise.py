@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image, ImageOps
 
@@ -69,6 +69,18 @@ class Recogniser(Protocol):
         """By how many degrees (0, 90, 180, 270) the page was turned clockwise; None where it can't tell."""
 
 
+@runtime_checkable
+class LineReader(Protocol):
+    """An engine that also reads cuts of one line each, as a table's cells are; not all do."""
+
+    def read_lines(self, cuts: Sequence[Image.Image], *, numbers_only: bool = False) -> list[list[ReadWord]]:
+        """The words of each cut, boxes in its pixels. ``numbers_only``: nothing but digits and what stands between."""
+
+
+NUMBER_CHARACTERS = "0123456789.,-<>=()/+"
+_LINE_DPI = 300
+
+
 AskParent = Callable[[Recognise], Words]
 
 
@@ -112,6 +124,15 @@ class TesserocrRecogniser:
         finally:
             self._text.SetPageSegMode(self._whole_page)
 
+    def read_lines(self, cuts: Sequence[Image.Image], *, numbers_only: bool = False) -> list[list[ReadWord]]:
+        self._text.SetPageSegMode(self._single_line)
+        self._text.SetVariable("tessedit_char_whitelist", NUMBER_CHARACTERS if numbers_only else "")
+        try:
+            return [list(self._recognise(cut, _LINE_DPI).words()) for cut in cuts]
+        finally:
+            self._text.SetVariable("tessedit_char_whitelist", "")
+            self._text.SetPageSegMode(self._whole_page)
+
     def _recognise(self, grey: Image.Image, dpi: int) -> Recognised:
         # Bytes, not SetImage(PIL): that encodes the image first, 0.5 s a page.
         self._text.SetImageBytes(grey.tobytes(), grey.width, grey.height, 1, grey.width)
@@ -149,6 +170,25 @@ class PytesseractRecogniser:
             )
         return parse_tsv(tsv.splitlines()[1:])
 
+    def read_lines(self, cuts: Sequence[Image.Image], *, numbers_only: bool = False) -> list[list[ReadWord]]:
+        if not cuts:
+            return []
+        allowed = f" -c tessedit_char_whitelist={NUMBER_CHARACTERS}" if numbers_only else ""
+        with TemporaryDirectory() as folder:
+            paths = [_saved(cut, folder, name=str(place)) for place, cut in enumerate(cuts)]
+            listed = Path(folder, "cuts.txt")
+            listed.write_text("\n".join(paths), encoding="utf-8")
+            # One process for all of them: starting it takes longer than reading a cell.
+            tsv: str = self._pytesseract.image_to_data(
+                str(listed), lang=LANGUAGE, config=f"{self._config} --psm 7 --dpi {_LINE_DPI}{allowed}"
+            )
+        by_page: dict[int, list[str]] = {}
+        for row in tsv.splitlines():
+            level, _, rest = row.partition("\t")
+            if level == "5":
+                by_page.setdefault(int(rest.partition("\t")[0]), []).append(row)
+        return [list(parse_tsv(by_page.get(place + 1, [])).words()) for place in range(len(cuts))]
+
     def clockwise_turn(self, grey: Image.Image, dpi: int) -> int | None:
         with TemporaryDirectory() as folder:
             try:
@@ -178,9 +218,9 @@ class RemoteRecogniser:
         return self._turn.clockwise_turn(grey, dpi)
 
 
-def _saved(grey: Image.Image, folder: str) -> str:
+def _saved(grey: Image.Image, folder: str, name: str = "page") -> str:
     """A path, not the image: pytesseract would encode a PNG first, 0.5 s a page. PGM costs nothing."""
-    path = str(Path(folder, "page.pgm"))
+    path = str(Path(folder, f"{name}.pgm"))
     grey.save(path, format="PPM")
     return path
 

@@ -1,149 +1,180 @@
-"""A page image made even, straight and upright, each only where it is needed."""
+"""A page image made even, straight and upright, each only where it is needed, and read."""
 
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from .recognise import Recognised, Recogniser
+from shared.contract.pages import Box, Correction
 
-_SKEW_DPI = 100
-_MAX_SKEW_DEGREES = 10.0
+from .crisp import crisp
+from .gaps import with_gaps_filled
+from .laboratory import with_known_names
+from .light import flatten
+from .noise import smooth
+from .numbers import is_doubtful
+from .page_text import Block, Line, ReadTable
+from .recognise import LineReader, Recognised, Recogniser
+from .rules import Grey
+from .slant import measure_slant
+from .tables import read_tables
+
 _MIN_SKEW_DEGREES = 0.2
-"""Below it Tesseract follows the line itself, and rotating only softens the letters."""
+"""Below it Tesseract follows the line itself, and turning only softens the letters."""
 _SURE = 0.75
 """Mean confidence of upright text is 0.85 to 0.95, of upside-down text 0.2 to 0.5."""
+_WHITE = 255
 
 
 class Upright(NamedTuple):
-    """The corrected page and what was read on it: boxes refer to ``grey``."""
+    """The corrected page and what was read on it: boxes refer to ``grey``. Timings in seconds."""
 
-    grey: Image.Image
+    grey: Grey
     recognised: Recognised
+    tables: list[ReadTable]
+    corrections: tuple[Correction, ...]
+    timings: dict[str, float]
+
+    @property
+    def blocks(self) -> list[Block | ReadTable]:
+        """What was read in reading order, each table behind what stands above it."""
+        blocks: list[Block | ReadTable] = list(self.recognised.blocks)
+        for table in self.tables:
+            middle = (table.box[1] + table.box[3]) / 2
+            above = [place for place, block in enumerate(blocks) if _is_above(block, middle, table.box)]
+            blocks.insert(above[-1] + 1 if above else 0, table)
+        return blocks
+
+    @property
+    def confidence(self) -> float:
+        """The mean over characters, 0 to 1; 0 where nothing was read."""
+        return self._all.confidence
+
+    @property
+    def weight(self) -> float:
+        return self._all.weight
+
+    @property
+    def _all(self) -> Recognised:
+        return Recognised([*self.recognised.blocks, *(list[Line](table.lines) for table in self.tables)])
 
 
-class Slant(NamedTuple):
-    """``degrees`` to turn the page counter-clockwise; ``sideways`` where its lines run from top to bottom."""
+def _is_above(block: Block | ReadTable, y: float, box: Box) -> bool:
+    """Whether the block ends above ``y`` and stands in the box's column."""
+    boxes = [block.box] if isinstance(block, ReadTable) else [word.box for line in block for word in line]
+    is_beside = all(x1 < box[0] or x0 > box[2] for x0, _, x1, _ in boxes)
+    return bool(boxes) and not is_beside and max(b[3] for b in boxes) < y
 
-    degrees: float
-    sideways: bool
 
-
-def has_ink(grey: Image.Image, dpi: int) -> bool:
+def has_ink(page: Grey, dpi: int) -> bool:
     """Whether anything is on the page: a full stop of 12 point text is enough, the noise of an empty scan isn't."""
-    small = _float(grey.reduce(max(1, round(dpi / 75))))
+    factor = max(1, round(dpi / 75))
+    height, width = (max(1, side // factor) for side in page.shape)
+    small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA).astype(np.int16)
     paper = float(np.median(small))
     # Averaging 4 x 4 pixels leaves a sensor noise of 18 levels at 4.5: 40 is nine times that.
     return bool(np.count_nonzero(np.abs(small - paper) > 40) >= 2)
 
 
-def read_upright(grey: Image.Image, dpi: int, recogniser: Recogniser) -> Upright:
+def read_upright(page: Grey, dpi: int, recogniser: Recogniser) -> Upright:
     """The page corrected and read. Orientation is asked for (0.8 s) only where lines run sideways or little is sure."""
-    even = smooth(flatten(grey, dpi), dpi)
-    slant = measure_slant(even, dpi)
+    began = time.perf_counter()
+    corrections: list[Correction] = []
+    steps: tuple[tuple[Correction, Callable[[Grey, int], Grey | None]], ...] = (("shading", flatten), ("noise", smooth))
+    for name, correct in steps:
+        better = correct(page, dpi)
+        if better is not None:
+            page = better
+            corrections.append(name)
+    timings = {"correct": time.perf_counter() - began}
+    reading = _Reading(dpi, recogniser, timings)
+    slant = measure_slant(page, dpi)
     was_sideways = slant.sideways
-    first = None if was_sideways else _read_straight(even, slant.degrees, dpi, recogniser)
+    first = None if was_sideways else reading.straight(page, slant.degrees, corrections)
     # A table's columns can look like lines; Tesseract reads sideways words too, but leaves them sideways.
     if first is None or first.recognised.runs_down:
         was_sideways = True
-        turn = recogniser.clockwise_turn(even, dpi)
-        even = _turned(even, turn if turn in (90, 270) else 90)
-        first = _read_straight(even, measure_slant(even, dpi).degrees, dpi, recogniser)
-    if first.recognised.confidence >= _SURE:
+        turn = recogniser.clockwise_turn(Image.fromarray(page), dpi)
+        page = _turned(page, turn if turn in (90, 270) else 90)
+        corrections.append("rotation")
+        first = reading.straight(page, measure_slant(page, dpi).degrees, corrections)
+    if first.confidence >= _SURE:
         return first
     # Sideways is settled by the lines themselves: what is left to be wrong is up and down.
-    turn = 180 if was_sideways else recogniser.clockwise_turn(first.grey, dpi)
+    turn = 180 if was_sideways else recogniser.clockwise_turn(Image.fromarray(first.grey), dpi)
     if not turn:
         return first
-    turned = _turned(first.grey, turn)
-    second = Upright(turned, recogniser.read(turned, dpi))
-    return max(first, second, key=lambda upright: upright.recognised.weight)
+    second = reading.read(_turned(first.grey, turn), tuple(dict.fromkeys((*first.corrections, "rotation"))))
+    return max(first, second, key=lambda upright: upright.weight)
 
 
-def _read_straight(even: Image.Image, degrees: float, dpi: int, recogniser: Recogniser) -> Upright:
-    straight = _straightened(even, degrees)
-    return Upright(straight, recogniser.read(straight, dpi))
+class _Reading:
+    """How a page is read once it lies as it should; keeps the time."""
+
+    def __init__(self, dpi: int, recogniser: Recogniser, timings: dict[str, float]) -> None:
+        self._dpi = dpi
+        self._recogniser = recogniser
+        self._timings = timings
+
+    def straight(self, page: Grey, degrees: float, corrections: list[Correction]) -> Upright:
+        if abs(degrees) < _MIN_SKEW_DEGREES:
+            return self.read(page, tuple(corrections))
+        return self.read(_straightened(page, degrees), (*corrections, "skew"))
+
+    def read(self, page: Grey, corrections: tuple[Correction, ...]) -> Upright:
+        began = time.perf_counter()
+        tables: list[ReadTable] = []
+        rest = page
+        if isinstance(self._recogniser, LineReader):
+            tables = read_tables(page, self._dpi, self._recogniser)
+            if tables:
+                rest = _without(page, tables)
+        read_tables_at = time.perf_counter()
+        recognised = _with_doubts(self._whole(rest, is_plain=not {"shading", "noise"} & set(corrections)))
+        self._timings["tables"] = self._timings.get("tables", 0.0) + read_tables_at - began
+        self._timings["recognise"] = self._timings.get("recognise", 0.0) + time.perf_counter() - read_tables_at
+        return Upright(page, recognised, tables, corrections, self._timings)
+
+    def _whole(self, page: Grey, *, is_plain: bool) -> Recognised:
+        """The page's words, and those that page segmentation passed over."""
+        # Of what had to be evened first, the greys are worth keeping.
+        read = self._recogniser.read(Image.fromarray(crisp(page, self._dpi) if is_plain else page), self._dpi)
+        if read.runs_down or not isinstance(self._recogniser, LineReader):
+            return read
+        return with_gaps_filled(read, page, self._dpi, self._recogniser)
 
 
-def flatten(grey: Image.Image, dpi: int) -> Image.Image:
-    """Divides by the background where its light varies: a photo's shadow cost 35 % of characters, then 0.2 %."""
-    # First roughly: most pages are scans, which need none of it, and the finer background takes 0.2 s.
-    dark, light = np.percentile(_background(grey, dpi, 25, 5, 7), (2, 98))
-    # Scanners hold their lamp within a tenth.
-    if light == 0 or dark / light > 0.85:
-        return grey
-    # At 25 dpi the rest of the shadow cost a photographed table its column of results; at 50 dpi nothing.
-    levels = _background(grey, dpi, 50, 7, 11)
-    # No shadow is darker than a third of the light; darker still is print (a black header), which must stay dark.
-    background = Image.fromarray(np.maximum(levels, light / 3).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
-    full = np.asarray(background.resize(grey.size, Image.Resampling.BILINEAR))
-    page = np.asarray(grey)
-    even = np.empty_like(page)
-    for top in range(0, page.shape[0], 256):  # in strips: 40 Mpx in 32-bit floats would be 320 MB
-        rows = slice(top, top + 256)
-        even[rows] = np.minimum(page[rows].astype(np.float32) * 250 / np.maximum(full[rows], 1), 255)
-    return Image.fromarray(even)
+def _with_doubts(recognised: Recognised) -> Recognised:
+    def line(words: Line) -> Line:
+        return [word._replace(uncertain=is_doubtful(word)) for word in with_known_names(words)]
+
+    return Recognised([[line(words) for words in block] for block in recognised.blocks])
 
 
-def _background(grey: Image.Image, dpi: int, coarse_dpi: int, dilation: int, median: int) -> NDArray[np.uint8]:
-    """The paper's grey without its print, at ``coarse_dpi``; the other two are filter sizes in its pixels, odd."""
-    small = grey.reduce(max(1, round(dpi / coarse_dpi)))
-    return np.asarray(small.filter(ImageFilter.MaxFilter(dilation)).filter(ImageFilter.MedianFilter(median)))
+def _without(page: Grey, tables: list[ReadTable]) -> Grey:
+    """The page without its tables, which Tesseract would read once more, and badly."""
+    rest = page.copy()
+    paper = int(np.percentile(page[::8, ::8], 80))
+    for table in tables:
+        x0, y0, x1, y1 = (round(edge) for edge in table.box)
+        rest[max(0, y0 - 4) : y1 + 5, max(0, x0 - 4) : x1 + 5] = paper
+    return rest
 
 
-def smooth(grey: Image.Image, dpi: int) -> Image.Image:
-    """A light blur where the sensor's noise shows: 59 % wrong characters became 0.04 % at 300 dpi, none at 150."""
-    if dpi < 180:
-        return grey
-    page = np.asarray(grey)[::7].astype(np.int16)
-    noise = 1.4826 * float(np.median(np.abs(np.diff(page, axis=1)))) / 2**0.5
-    return grey.filter(ImageFilter.GaussianBlur(0.8 * dpi / 200)) if noise > 5 else grey
+def _straightened(page: Grey, degrees: float) -> Grey:
+    """Turned counter-clockwise, and larger, or the corners' words would fall off the page."""
+    height, width = page.shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
+    wide, high = int(np.ceil(width * cosine + height * sine)), int(np.ceil(height * cosine + width * sine))
+    turn[:, 2] += ((wide - width) / 2, (high - height) / 2)
+    straight = cv2.warpAffine(page, turn, (wide, high), flags=cv2.INTER_CUBIC, borderValue=(_WHITE,))
+    return np.asarray(straight, dtype=np.uint8)
 
 
-def measure_slant(grey: Image.Image, dpi: int) -> Slant:
-    """How lines of text run: at the right angle their ink falls into few rows, with empty ones between."""
-    small = _float(grey.reduce(max(1, round(dpi / _SKEW_DPI))))
-    paper = float(np.percentile(small, 90))
-    edge = max(1, min(small.shape) // 40)  # the scanner's own border is straight, whatever the page
-    ink = small[edge:-edge, edge:-edge] < paper - 60
-    # A photograph or a black area would outweigh the text.
-    ys, xs = np.nonzero(ink)
-    if not 200 <= ys.size <= ink.size // 2:
-        return Slant(0.0, sideways=False)
-    down, right = ys.astype(np.float32), xs.astype(np.float32)
-    across, across_sharpness = _best_angle(down, right)
-    along, along_sharpness = _best_angle(right, -down)
-    sideways = along_sharpness > 1.5 * across_sharpness
-    return Slant(along if sideways else across, sideways)
-
-
-def _best_angle(down: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[float, float]:
-    def sharpness(degrees: float) -> float:
-        radians = np.deg2rad(degrees)
-        rows = (down * np.cos(radians) - right * np.sin(radians)).astype(np.int32)
-        counts = np.bincount(rows - rows.min())
-        return float(np.sum(np.diff(counts).astype(np.float64) ** 2))
-
-    best = 0.0
-    for step, reach in ((0.5, _MAX_SKEW_DEGREES), (0.1, 0.5)):
-        angles = np.arange(best - reach, best + reach + step / 2, step)
-        best = float(max(angles, key=sharpness))
-    return best, sharpness(best)
-
-
-def _straightened(grey: Image.Image, degrees: float) -> Image.Image:
-    if abs(degrees) < _MIN_SKEW_DEGREES:
-        return grey
-    # Expanded, or the corners' words would fall off the page.
-    return grey.rotate(degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=255)
-
-
-def _turned(grey: Image.Image, clockwise: int) -> Image.Image:
+def _turned(page: Grey, clockwise: int) -> Grey:
     """Undoes a clockwise turn by a multiple of 90 degrees."""
-    undo = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
-    return grey.transpose(undo[clockwise])
-
-
-def _float(image: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(image, dtype=np.float32)
+    return np.ascontiguousarray(np.rot90(page, clockwise // 90))

@@ -1,5 +1,6 @@
 """Pages as ``services/ocr`` writes them to ``ocr_pages`` and the others read them."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,15 +14,44 @@ Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Word(Row):
-    """One word: ``page.text[start:end] == text``, always."""
+    """One word: ``page.text[start:end] == text``, always.
+
+    ``uncertain``: it has a digit in it, and may well have been misread. A value that is built on it is for a person.
+    """
 
     text: str
     box: Box
     confidence: Confidence
     start: int = Field(ge=0)
     end: int = Field(gt=0)
-    uncertain: bool = False
-    """OCR is not sure of it."""
+    uncertain: bool = Field(default=False, exclude_if=operator.not_)
+
+
+class Cell(Row):
+    """One cell of a table: its text is ``page.text[start:end]``, empty where nothing stands or nothing could be read.
+
+    ``row`` and ``col`` count from 0. ``uncertain``: a number in it may be misread, or something in it was not read.
+    """
+
+    text: str
+    row: int = Field(ge=0)
+    col: int = Field(ge=0)
+    box: Box
+    confidence: Confidence
+    uncertain: bool
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
+class Table(Row):
+    """A ruled table, its cells row by row."""
+
+    box: Box
+    cells: tuple[Cell, ...]
+
+
+Correction = Literal["shading", "noise", "skew", "rotation", "text_layer_rejected"]
+"""What was done to a page before it was read. ``text_layer_rejected``: its text is not what the page shows."""
 
 
 class Page(Row):
@@ -35,3 +65,7 @@ class Page(Row):
     text_source: Literal["text_layer", "ocr", "blank"]
     engine: str
     engine_version: str
+    tables: tuple[Table, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    timings: dict[str, float] = Field(default_factory=dict)
+    """Seconds by step: ``extract``, ``sample``, ``render``, ``correct``, ``recognise``, ``tables``."""

@@ -42,6 +42,7 @@ CHANGES = [
     ("persist", "select chartloom.persist_findings($1, $2, '{}')"),
     ("read the upload", "select chartloom.read_upload($1, $2)"),
     ("read pages", "select chartloom.read_pages($1, $2)"),
+    ("read pages and tables", "select chartloom.read_pages_v2($1, $2)"),
     ("read a pass", "select chartloom.read_ai_pass($1, $2, 'detect')"),
 ]
 

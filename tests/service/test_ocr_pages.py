@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from bench.ocr import sheets
 from samples.records import CLINIC_LETTER, DISCHARGE_LETTER, LAB_REPORT, truth
 from services.ocr.reader import DocumentReader, ReaderLimits
 from services.ocr.render import PdfPages
@@ -163,6 +164,45 @@ def test_a_text_layer_that_does_not_say_what_the_page_shows_is_not_trusted(
 ) -> None:
     (page,) = written(pdf(content))
     assert page.text_source != "text_layer", reason
+
+
+def says_something_else() -> dict[int, bytes]:
+    """A font whose map to Unicode moves each letter by thirteen: the page shows one text, its layer says another."""
+    moved = b"".join(
+        b"<%02X> <%04X>\n" % (first + n, first + (n + 13) % 26) for first in (ord("a"), ord("A")) for n in range(26)
+    )
+    unicode_map = (
+        b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /M def /CMapType 2 def "
+        b"1 begincodespacerange <00> <FF> endcodespacerange 52 beginbfchar\n" + moved + b"endbfchar endcmap end end"
+    )
+    return {
+        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 100 0 R >>",
+        100: stream(unicode_map),
+    }
+
+
+def test_a_text_layer_that_says_something_else_is_found_out(written: Callable[[bytes], list[Page]]) -> None:
+    (page,) = written(pdf(text(LETTER), objects=says_something_else()))
+    assert page.text_source == "ocr"
+    assert page.corrections == ("text_layer_rejected",)
+    assert likeness(page.text, LETTER.decode()) > 0.9
+
+
+def test_words_that_nobody_sees_are_not_the_pages(written: Callable[[bytes], list[Page]]) -> None:
+    (page,) = written(pdf(b"1 g " + text(LETTER)))
+    assert (page.text_source, page.text) == ("blank", "")
+
+
+def test_two_columns_of_a_text_layer_and_of_a_scan_are_read_one_after_the_other(tmp_path: Path) -> None:
+    sheet = sheets.two_columns(1)
+    path = tmp_path / "columns.pdf"
+    path.write_bytes(sheet.pdf)
+    scanned = tmp_path / "columns.png"
+    Image.fromarray(sheets.render(sheet, 200)).save(scanned, dpi=(200, 200))
+    for file, source in ((path, "text_layer"), (scanned, "ocr")):
+        (page,) = read(file)
+        assert page.text_source == source
+        assert likeness(page.text, sheet.text) > 0.97
 
 
 def test_notes_and_filled_fields_are_part_of_the_page(written: Callable[[bytes], list[Page]]) -> None:

@@ -1,0 +1,239 @@
+"""The lines of text in a table's cells, cut out and cleaned of rules, shades and specks, ready to be recognised."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contract.pages import Box
+
+from .rules import Grey, Grid, GridCell, Rule
+
+PAPER = 245
+"""Grey of the paper between the letters of a cut."""
+_INK = 70
+"""Levels below the paper from which a pixel is ink: a full stop out of focus has half the contrast of a letter."""
+
+
+class Mark(NamedTuple):
+    """A connected piece of ink: a letter, a digit, a point."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    area: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+
+class CellLine(NamedTuple):
+    """A line of text in a cell: ``cell`` is its place in the table's cells, ``baseline`` a row of the page's pixels."""
+
+    cell: int
+    marks: tuple[Mark, ...]
+    box: tuple[int, int, int, int]
+    baseline: int
+
+
+class TableInk(NamedTuple):
+    """A table without its rules. ``grey`` covers the page from ``origin``; boxes and baselines are the page's."""
+
+    grey: Grey
+    origin: tuple[int, int]
+    cells: tuple[GridCell, ...]
+    lines: tuple[CellLine, ...]
+    letter_height: float
+    """Of capitals and digits, in pixels."""
+
+
+def is_hollow(ink: TableInk, mark: Mark) -> bool:
+    """Whether it is light in its middle and lower: a caret is, an asterisk isn't."""
+    piece = ink.grey[mark.top : mark.bottom, mark.left : mark.right].astype(np.int16)
+    height, width = piece.shape
+    heart = piece[height // 2 :, round(0.4 * width) : max(round(0.6 * width), round(0.4 * width) + 1)]
+    return bool(heart.size) and float(np.mean(heart)) > (int(piece.min()) + PAPER) / 2
+
+
+def cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
+    """What stands in the table's cells. Rows that no rule parts, and columns, are told by the white between them."""
+    left, top = (max(0, int(edge) - 4) for edge in grid.box[:2])
+    right, bottom = int(grid.box[2]) + 5, int(grid.box[3]) + 5
+    region = page[top:bottom, left:right].copy()
+    _erase((*grid.across,), region, dpi, (left, top), is_across=True)
+    _erase((*grid.down,), region, dpi, (left, top), is_across=False)
+    owner = np.full(region.shape, -1, dtype=np.int16)
+    for place, cell in enumerate(grid.cells):
+        x0, y0, x1, y1 = _inside(cell.box, (left, top), region.shape)
+        inner = region[y0:y1, x0:x1]
+        if inner.size:
+            paper = float(np.percentile(inner, 80))
+            region[y0:y1, x0:x1] = cv2.convertScaleAbs(inner, alpha=PAPER / max(paper, 1))
+            owner[y0:y1, x0:x1] = place
+    ink = (region < PAPER - _INK).astype(np.uint8)
+    ink[owner < 0] = 0
+    found = _marks(ink, owner, dpi)
+    heights = [mark.height for marks in found.values() for mark in marks if mark.height > 0.04 * dpi]
+    letter_height = float(np.percentile(heights, 70)) if heights else 0.1 * dpi
+    # All that is no ink is paper: specks and the grain would be read as points.
+    near = cv2.dilate(ink, np.ones((7, 7), np.uint8))
+    region[near == 0] = PAPER
+    shift = (left, top)
+    cells, per_cell = _with_columns(grid, found, letter_height, shift)
+    lines = _lines(cells, per_cell, grid, letter_height, shift)
+    return TableInk(region, shift, cells, tuple(lines), letter_height)
+
+
+def _erase(rules: Iterable[Rule], region: Grey, dpi: int, origin: tuple[int, int], *, is_across: bool) -> None:
+    mask = np.zeros_like(region)
+    thickest = 0
+    for rule in rules:
+        if rule.thickness == 0.0:
+            continue
+        width = round(rule.thickness) + max(3, round(0.015 * dpi))
+        thickest = max(thickest, width)
+        for first, last in rule.spans:
+            ends = [(along, rule.at(along)) for along in (first, last)]
+            points = [
+                (round(x) - origin[0], round(y) - origin[1])
+                for x, y in (ends if is_across else [e[::-1] for e in ends])
+            ]
+            cv2.line(mask, points[0], points[1], (255,), width)
+    if thickest:
+        size = thickest + 6
+        paper = cv2.dilate(region, np.ones((size, 1) if is_across else (1, size), np.uint8))
+        np.copyto(region, paper, where=mask > 0)
+
+
+def _inside(box: Box, origin: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    x0, x1 = (int(min(max(round(x) - origin[0], 0), shape[1])) for x in (box[0], box[2]))
+    y0, y1 = (int(min(max(round(y) - origin[1], 0), shape[0])) for y in (box[1], box[3]))
+    return x0, y0, x1, y1
+
+
+def _marks(ink: Grey, owner: NDArray[np.int16], dpi: int) -> dict[int, list[Mark]]:
+    """Pieces of ink by cell. Too small ones are grain; long thin ones what is left of a rule."""
+    count, _, stats, centres = cv2.connectedComponentsWithStats(ink)
+    found: dict[int, list[Mark]] = {}
+    smallest = max(3, 6 * (dpi / 300) ** 2)
+    for label in range(1, count):
+        left, top, width, height, area = (int(value) for value in stats[label])
+        is_rest_of_rule = (width > 0.3 * dpi and height < 0.03 * dpi) or (height > 0.2 * dpi and width < 0.02 * dpi)
+        if area < smallest or is_rest_of_rule:
+            continue
+        cell = int(owner[int(centres[label][1]), int(centres[label][0])])
+        if cell >= 0:
+            found.setdefault(cell, []).append(Mark(left, top, left + width, top + height, area))
+    return found
+
+
+def _with_columns(
+    grid: Grid, found: dict[int, list[Mark]], letter_height: float, origin: tuple[int, int]
+) -> tuple[tuple[GridCell, ...], dict[int, list[Mark]]]:
+    """The grid's cells; where no rule parts its columns, parted where white runs through all rows."""
+    if grid.has_columns or not found:
+        return grid.cells, found
+    edges = [edge + origin[0] for edge in _column_edges(list(found.values()), letter_height)]
+    cells: list[GridCell] = []
+    marks: dict[int, list[Mark]] = {}
+    for place, cell in enumerate(grid.cells):
+        bounds = [cell.box[0], *edges, cell.box[2]]
+        for col, (left, right) in enumerate(pairwise(bounds)):
+            inside = [m for m in found.get(place, []) if left <= (m.left + m.right) / 2 + origin[0] < right]
+            if inside:
+                marks[len(cells)] = inside
+            cells.append(GridCell(cell.row, col, (left, cell.box[1], right, cell.box[3])))
+    return tuple(cells), marks
+
+
+def _column_edges(rows: list[list[Mark]], letter_height: float) -> list[float]:
+    """The middles of the gaps that run through all rows, wider than a space between words. In the marks' pixels."""
+    right = max(mark.right for row in rows for mark in row)
+    inked = np.zeros((len(rows), right + 1), dtype=bool)
+    for number, row in enumerate(rows):
+        for mark in row:
+            inked[number, mark.left : mark.right] = True
+    # A heading over several columns, or two among very many rows, doesn't close a gap.
+    used = inked.sum(axis=0) > 0.05 * len(rows)
+    changes = np.flatnonzero(np.diff(used.astype(np.int8), prepend=0, append=0))
+    stretches = list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
+    # The dashes of aligned ranges are no column of their own.
+    dashes = [
+        all(mark.height < 0.3 * letter_height for row in rows for mark in row if a <= (mark.left + mark.right) / 2 < b)
+        for a, b in stretches
+    ]
+    return [
+        (end + start) / 2
+        for (_, end), (start, _), before, after in zip(stretches, stretches[1:], dashes, dashes[1:], strict=False)
+        if start - end > 0.85 * letter_height and not before and not after
+    ]
+
+
+def _lines(
+    cells: Sequence[GridCell],
+    found: dict[int, list[Mark]],
+    grid: Grid,
+    letter_height: float,
+    origin: tuple[int, int],
+) -> list[CellLine]:
+    lines: list[tuple[int, int, list[Mark], float | None]] = []
+    for place in range(len(cells)):
+        for number, marks in enumerate(_split(found.get(place, []), letter_height)):
+            tall = [mark.bottom for mark in marks if mark.height > 0.55 * letter_height]
+            lines.append((place, number, marks, float(np.median(tall)) if tall else None))
+    # How far below its rule a row's text stands, for lines of nothing but a dash.
+    depths: dict[int, list[float]] = {}
+    for place, number, marks, base in lines:
+        if base is not None and number == 0:
+            depths.setdefault(cells[place].row, []).append(base - _above(grid, cells[place], marks, origin))
+    result = []
+    for place, _, marks, base in lines:
+        row = depths.get(cells[place].row)
+        baseline = base
+        if baseline is None:
+            below = _above(grid, cells[place], marks, origin) + float(np.median(row)) if row else 0.0
+            baseline = max(below, *(mark.bottom for mark in marks))
+        box = (
+            min(mark.left for mark in marks) + origin[0],
+            min(mark.top for mark in marks) + origin[1],
+            max(mark.right for mark in marks) + origin[0],
+            max(mark.bottom for mark in marks) + origin[1],
+        )
+        result.append(CellLine(place, tuple(marks), box, round(baseline) + origin[1]))
+    return result
+
+
+def _above(grid: Grid, cell: GridCell, marks: Sequence[Mark], origin: tuple[int, int]) -> float:
+    return grid.across[cell.row].at((marks[0].left + marks[-1].right) / 2 + origin[0]) - origin[1]
+
+
+def _split(marks: list[Mark], letter_height: float) -> list[list[Mark]]:
+    """Marks by lines of text, from top to bottom; a point or an accent belongs to the line next to it."""
+    groups: list[list[Mark]] = []
+    bottom = 0
+    for mark in sorted(marks, key=lambda mark: mark.top):
+        if groups and mark.top < bottom:
+            groups[-1].append(mark)
+            bottom = max(bottom, mark.bottom)
+        else:
+            groups.append([mark])
+            bottom = mark.bottom
+    lines: list[list[Mark]] = []
+    for group in groups:
+        height = max(mark.bottom for mark in group) - min(mark.top for mark in group)
+        if lines and (height < 0.45 * letter_height or _height(lines[-1]) < 0.45 * letter_height):
+            gap = min(mark.top for mark in group) - max(mark.bottom for mark in lines[-1])
+            if gap < 0.6 * letter_height:
+                lines[-1] += group
+                continue
+        lines.append(group)
+    return [sorted(line, key=lambda mark: mark.left) for line in lines]
+
+
+def _height(marks: Sequence[Mark]) -> int:
+    return max(mark.bottom for mark in marks) - min(mark.top for mark in marks)
