@@ -67,6 +67,14 @@ bench-burst: $(VENV)/.installed-dev ## A thousand patients upload at once, 15 mi
 bench-capacity: $(VENV)/.installed-dev ## What chartloom capacity predicts beside what is measured, 15 minutes
 	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.capacity
 
+.PHONY: eval
+eval: $(VENV)/.installed-dev ## Score a provider and model on annotated documents: AI_PROVIDER=openai AI_MODEL=… CORPUS=folder
+	@CORPUS="$${CORPUS:-}" $(VENV)/bin/python -m bench.evaluation
+
+.PHONY: train
+train: $(VENV)/.installed-dev ## Train the local engine's models anew: MACCROBAT=folder
+	@$(VENV)/bin/python -m services.ai.training --corpus "$${MACCROBAT:-../shared/data/maccrobat}"
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
 	@$(VENV)/bin/ruff check .

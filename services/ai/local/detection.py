@@ -1,4 +1,4 @@
-"""Pass 1 by rules: terms and patterns outside headings, each labelled by what the section makes of it."""
+"""Pass 1: what the tagger, terms and patterns see outside headings, each labelled by what the section makes of it."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
+from services.ai.wire import KIND_OF_LABEL
+
 from . import rows, terminology
 from .assertion import relative_speaks
-from .sections import Section, at, rules, sections, sentences
+from .sections import Section, at, rules, sections, sentences, without_headings
+from .tagger import Tagger
 from .words import words
 
 _DOSE_FOLLOWS = re.compile(
@@ -43,6 +46,7 @@ _OCCUPATION_BEFORE = re.compile(
     r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
     re.I,
 )
+_TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 
@@ -57,7 +61,7 @@ class Span:
 
 
 class Detector(Protocol):
-    """Finds spans in a text. A trained tagger is another one: their spans are joined by ``union``."""
+    """Finds spans in a text; those of several are joined by ``union``."""
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
         """Spans in any order; they may overlap those of other detectors."""
@@ -68,31 +72,35 @@ class TermDetector:
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
         """Terms outside headings."""
-        body = words(_without_headings(text, parts))
+        body = words(without_headings(text, parts))
         return [
             Span(body[hit.first].start, body[hit.last - 1].end, hit.concept.label)
             for hit in terminology.load().hits(body)
         ]
 
 
-class PatternDetector:
-    """Finds what its form gives away: ages, endings, rows of lab tables, items of medication lists."""
+class TaggedDetector:
+    """Finds what the trained tagger sees."""
 
-    def __init__(self, *, before_terms: bool = False) -> None:
-        self._before_terms = before_terms
+    def __init__(self, tagger: Tagger) -> None:
+        self._tagger = tagger
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
-        """Matches outside headings; ages and sexes also in a form's header."""
-        body = _without_headings(text, parts)
-        found: list[Span] = []
-        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
-            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
-                name = next((head for head in pattern.groupindex if match[head]), 0)
-                if match.group(name).lower() not in exceptions:
-                    found.append(Span(*match.span(name), label))
-        if self._before_terms:
-            return found
-        found += [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
+        """Findings of prose; a tagged test is a scan or a vital sign where the terminology says so."""
+        return [
+            Span(tagged.start, tagged.end, _finer(text[tagged.start : tagged.end], tagged.label))
+            for tagged in self._tagger.find(without_headings(text, parts))
+            if tagged.label in KIND_OF_LABEL
+        ]
+
+
+class RowDetector:
+    """Finds rows of lab tables and items of medication lists."""
+
+    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+        """What stands in the first column."""
+        body = without_headings(text, parts)
+        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
         for part in parts:
             if part.role == "medications":
                 matches = _LISTED_MEDICINE.finditer(body, part.start, part.end)
@@ -100,14 +108,36 @@ class PatternDetector:
         return found
 
 
-_DETECTORS: tuple[Detector, ...] = (PatternDetector(before_terms=True), TermDetector(), PatternDetector())
-"""In order of trust: where two spans of the same length overlap, the earlier detector's stays."""
+class PatternDetector:
+    """Finds what its form gives away: ages, endings."""
+
+    def __init__(self, *, before_terms: bool = False) -> None:
+        self._before_terms = before_terms
+
+    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+        """Matches outside headings; ages and sexes also in a form's header."""
+        body = without_headings(text, parts)
+        found: list[Span] = []
+        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
+            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
+                name = next((head for head in pattern.groupindex if match[head]), 0)
+                if match.group(name).lower() not in exceptions:
+                    found.append(Span(*match.span(name), label))
+        return found
 
 
-def detect(text: str, role: str = "other") -> list[Span]:
+def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
     parts = sections(text, role)
-    spans = union(detector.find(text, parts) for detector in _DETECTORS)
+    # In order of trust: where spans overlap, the earlier detector's stays.
+    detectors: tuple[Detector, ...] = (
+        PatternDetector(before_terms=True),
+        RowDetector(),
+        TaggedDetector(tagger),
+        TermDetector(),
+        PatternDetector(),
+    )
+    spans = union(detector.find(text, parts) for detector in detectors)
     edges = sentences(text)
     found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
     return [span for span in found if span.label != "allergen"]
@@ -125,6 +155,14 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
             covered.update(stretch)
             taken.append(span)
     return sorted(taken, key=lambda span: span.start)
+
+
+def _finer(words: str, label: str) -> str:
+    """The tagger tells tests from findings; which kind of test it is, the terminology knows."""
+    if label != "test":
+        return label
+    concept = terminology.load().concept(words)
+    return concept.label if concept is not None and concept.label in _TESTS else label
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
@@ -167,15 +205,6 @@ def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence
     if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, edges)):
         label = "family_history"
     return replace(span, label=label)
-
-
-def _without_headings(text: str, parts: Sequence[Section]) -> str:
-    """The text with headings blanked, offsets kept."""
-    characters = list(text)
-    for part in parts:
-        start, end = part.heading
-        characters[start:end] = "\x00" * (end - start)
-    return "".join(characters)
 
 
 @cache

@@ -153,6 +153,15 @@ def at(parts: Sequence[Section], position: int) -> Section:
     return parts[max(bisect_right([part.start for part in parts], position) - 1, 0)]
 
 
+def without_headings(text: str, parts: Sequence[Section]) -> str:
+    """The text with headings blanked, offsets kept."""
+    characters = list(text)
+    for part in parts:
+        start, end = part.heading
+        characters[start:end] = "\x00" * (end - start)
+    return "".join(characters)
+
+
 def sentences(text: str) -> list[tuple[int, int]]:
     """Stretches inside which a cue may act: sentences of prose, lines of lists and tables."""
     edges = [0]
