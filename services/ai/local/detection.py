@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
 
+from services.ai import dates
 from services.ai.wire import KIND_OF_LABEL
 
 from . import rows, terminology
@@ -46,7 +46,8 @@ _OCCUPATION_BEFORE = re.compile(
     r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
     re.I,
 )
-_TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
+_PROSE_FROM = 60
+"""Characters of a line that is prose; items of lists are shorter."""
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 
@@ -58,13 +59,6 @@ class Span:
     start: int
     end: int
     label: str
-
-
-class Detector(Protocol):
-    """Finds spans in a text; those of several are joined by ``union``."""
-
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
-        """Spans in any order; they may overlap those of other detectors."""
 
 
 class TermDetector:
@@ -86,12 +80,15 @@ class TaggedDetector:
         self._tagger = tagger
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
-        """Findings of prose; a tagged test is a scan or a vital sign where the terminology says so."""
-        return [
-            Span(tagged.start, tagged.end, _finer(text[tagged.start : tagged.end], tagged.label))
-            for tagged in self._tagger.find(without_headings(text, parts))
-            if tagged.label in KIND_OF_LABEL
-        ]
+        """Findings, each labelled by the terminology where that knows the very words."""
+        found = []
+        for tagged in self._tagger.find(without_headings(text, parts)):
+            words = text[tagged.start : tagged.end]
+            if tagged.label in KIND_OF_LABEL and not _furniture(text, tagged.start, tagged.end):
+                concept = terminology.load().concept(words)
+                known = concept is not None and concept.label in KIND_OF_LABEL
+                found.append(Span(tagged.start, tagged.end, concept.label if concept and known else tagged.label))
+        return found
 
 
 class RowDetector:
@@ -129,18 +126,33 @@ class PatternDetector:
 def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
     parts = sections(text, role)
-    # In order of trust: where spans overlap, the earlier detector's stays.
-    detectors: tuple[Detector, ...] = (
-        PatternDetector(before_terms=True),
-        RowDetector(),
-        TaggedDetector(tagger),
-        TermDetector(),
-        PatternDetector(),
+    tagged = TaggedDetector(tagger).find(text, parts)
+    in_prose = [span for span in tagged if _is_prose(text, span.start)]
+    in_lists = [span for span in tagged if not _is_prose(text, span.start)]
+    # In order of trust: where spans overlap, the earlier stays. The tagger was taught on prose; in lists terms know better.
+    spans = union(
+        [
+            PatternDetector(before_terms=True).find(text, parts),
+            RowDetector().find(text, parts),
+            in_prose,
+            TermDetector().find(text, parts),
+            PatternDetector().find(text, parts),
+            in_lists,
+        ]
     )
-    spans = union(detector.find(text, parts) for detector in detectors)
     edges = sentences(text)
     found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
     return [span for span in found if span.label != "allergen"]
+
+
+def _is_prose(text: str, position: int) -> bool:
+    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    line = text[start : end if end >= 0 else len(text)].strip()
+    if _COLUMNS_APART.search(line):
+        return False
+    return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
 
 
 def union(found: Iterable[Sequence[Span]]) -> list[Span]:
@@ -157,12 +169,32 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
     return sorted(taken, key=lambda span: span.start)
 
 
-def _finer(words: str, label: str) -> str:
-    """The tagger tells tests from findings; which kind of test it is, the terminology knows."""
-    if label != "test":
-        return label
-    concept = terminology.load().concept(words)
-    return concept.label if concept is not None and concept.label in _TESTS else label
+_COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
+_FIELD = re.compile(
+    r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
+    r"|name|surname|forename|address|tel|phone|fax|consultant|referrer|ward|page|mr|mrs|ms|miss|dr|prof)\b",
+    re.I,
+)
+_NAMED = re.compile(
+    r"(?:\b(?:Mrs?|Ms|Miss|Dr|Prof|Master)\.?[ \t]+|\b(?i:patient|pt|name|surname|forename|referrer|ordering|consultant|re)[ \t]*:[ \t]*)"
+    r"(?:[A-Z][\w'’-]*\.?,?[ \t]*){0,3}$"
+)
+
+
+def _furniture(text: str, start: int, end: int) -> bool:
+    """Whether tagged words are part of a form and no finding: its fields, names, dates, codes of doses, a heading.
+
+    The tagger was taught on prose, where none of these stand.
+    """
+    words = text[start:end]
+    if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
+        return True
+    if _FIELD.search(words) or rows.is_dosing(words):
+        return True
+    if words[0].isupper() and _NAMED.search(text[text.rfind("\n", 0, start) + 1 : start]):
+        return True
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    return words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:

@@ -57,7 +57,9 @@ def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]
     for start, end in sentences:
         for place in range(start, end):
             term = terms[place]
-            here = [f"term={term}"]
+            glued = found.ends[place - 1] == found.starts[place] if place > start else False
+            glues = found.ends[place] == found.starts[place + 1] if place + 1 < end else False
+            here = [f"term={term}", f"glue={glued}{glues}"]
             if place > start:
                 here += [
                     f"-1,0={lower[place - 1]},{lower[place]}",
@@ -72,6 +74,10 @@ def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]
                 ]
             if start < place and place + 1 < end:
                 here.append(f"-1,1c={coarse[place - 1]},{coarse[place + 1]}")
+            if glued and place - 1 > start:
+                here.append(f"glued={coarse[place - 2]}{found.texts[place - 1]}")
+            if glues and place + 2 < end:
+                here.append(f"glues={found.texts[place + 1]}{coarse[place + 2]}")
             features.append(here)
     return features
 

@@ -4,16 +4,18 @@ A logistic model of few features: how many findings stand between, what signs an
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from services.ai import dates
 from services.ai.wire import Target
 from shared.contract.findings import AttributeName
 
 from .assertion import sentence
-from .attributes import Found
+from .attributes import MEASURED, Found
 from .tagger import Tagged
 from .tokens import tokens
 
@@ -29,9 +31,8 @@ _NAMES: dict[str, AttributeName] = {
     "frequency": "frequency",
     "severity": "severity",
     "site": "site",
-    "time": "time",
 }
-"""The tagger's labels that say something about a finding."""
+"""The tagger's labels that say something about a finding. Times are left to rules: half of those it sees name no day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,14 @@ def linked(
         if name is None:
             continue
         head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
-        if head is not None:
+        if head is not None and (name != "value" or _is_value(text[stretch.start : stretch.end], head)):
             found.setdefault(head.id, []).append((name, stretch.start, stretch.end))
     return found
+
+
+def _is_value(words: str, head: Head) -> bool:
+    """Outside prose the tagger takes days, shares and doses for results."""
+    return head.label in MEASURED and not dates.find(words) and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\|", words) is None
 
 
 def candidates(

@@ -15,7 +15,7 @@ _TITLE_LINE = re.compile(r"(?:(?<=\n\n)|\A)[ \t]*[A-Z][a-z]+(?: [A-Za-z&/-]+){0,
 """After a blank line, a few words without a stop. Followed by prose they are a heading that we have no name for."""
 _PROSE_FROM = 60
 """Characters of a line that is prose, not an item of a list."""
-_DATE_CELL = r"\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?"
+_DATE_CELL = r"(?:(?:19|20)\d\d-\d\d-\d\d|\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?)"
 _COLUMNS = re.compile(
     r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag"
     r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"

@@ -1,4 +1,4 @@
-"""The trained tagger: a linear-chain CRF whose weights ``services.ai.training`` learnt, decoded with numpy.
+"""The trained tagger: a linear chain of labels whose weights ``services.ai.training`` learnt, decoded with numpy.
 
 A word's weights are summed once and kept: pages repeat themselves, and looking features up is what takes the time.
 """
@@ -28,6 +28,8 @@ _LONGEST = 120
 _AT_ONCE = 16
 """Sentences that are decoded together."""
 OUTSIDE = "O"
+_HYPHENS = frozenset("-–‐‑*")
+"""They join the parts of a name."""
 Matrix = NDArray[np.float32]
 
 
@@ -43,13 +45,10 @@ class Tagged:
 class Tagger:
     """``weights[attribute, label]`` of the features that were seen in training, ``steps[before, after]`` of labels."""
 
-    def __init__(
-        self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix, caution: float = 1.0
-    ) -> None:
+    def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
         self.labels = list(labels)
         self._rows = {attribute: row for row, attribute in enumerate(attributes)}
         self._weights, self._steps = weights, steps
-        self._caution = caution
         self._words: dict[str, Matrix] = {}
         self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
         """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
@@ -62,7 +61,7 @@ class Tagger:
             rows, columns, values = arrays["rows"], arrays["columns"], arrays["values"]
             weights = np.zeros((len(head["attributes"]), len(head["labels"])), np.float32)
             weights[rows, columns] = values
-            return cls(head["labels"], head["attributes"], weights, arrays["steps"].astype(np.float32), head["caution"])
+            return cls(head["labels"], head["attributes"], weights, arrays["steps"].astype(np.float32))
 
     def _find(self, text: str) -> tuple[Tagged, ...]:
         found = tokens(text)
@@ -70,12 +69,11 @@ class Tagger:
         if not runs:
             return ()
         likely = self.likely(text, found, runs)
-        likely[:, self.labels.index(OUTSIDE)] *= self._caution
         return tuple(stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1)]))
 
     def likely(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
         """How likely each label is at each token."""
-        return _likely(self.scores(text, found, runs), runs, self._steps)
+        return likelihoods(self.scores(text, found, runs), runs, self._steps)
 
     def scores(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
         """What the features of each token say for each label."""
@@ -134,7 +132,7 @@ def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
     return runs
 
 
-def _likely(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
+def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
     """How likely each label is at each token, given its whole run: forward and backward, runs of like length at once."""
     likely = np.empty_like(scores)
     lengths = [end - start for start, end in runs]
@@ -167,20 +165,60 @@ def _likely(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> M
 
 
 def stretches(found: Tokens, runs: Sequence[tuple[int, int]], labels: Sequence[str]) -> list[Tagged]:
-    """Neighbours with one label are one stretch; "B" before a label begins another."""
-    result: list[Tagged] = []
+    """Neighbours with one label are one stretch, and a word that is printed in one piece is not cut."""
+    marked: list[list[int]] = []
+    names: list[str] = []
     at = iter(labels)
     for start, end in runs:
         previous = OUTSIDE
         for place, label in zip(range(start, end), at, strict=False):
-            name = label.removeprefix("B-")
-            if name != OUTSIDE:
-                if name == previous and name == label:
-                    result[-1] = Tagged(result[-1].start, found.ends[place], name)
-                else:
-                    result.append(Tagged(found.starts[place], found.ends[place], name))
-            previous = name
+            if label == previous and label != OUTSIDE:
+                marked[-1][1] = place
+            elif label != OUTSIDE:
+                marked.append([place, place])
+                names.append(label)
+            previous = label
+    result: list[Tagged] = []
+    free = 0
+    for (begin, end), name in zip(marked, names, strict=True):
+        if end < free:
+            continue
+        first, last = _whole(found, max(begin, free), end, free)
+        result.append(Tagged(found.starts[first], found.ends[last], name))
+        free = last + 1
     return result
+
+
+def _whole(found: Tokens, first: int, last: int, low: int) -> tuple[int, int]:
+    """A stretch of tokens with what is printed in one piece with it: "salpingo-oophorectomy", "DRB1*08"."""
+
+    high = len(found.texts) - 1
+
+    def glued(place: int) -> bool:
+        return found.ends[place] == found.starts[place + 1]
+
+    def word(place: int) -> bool:
+        return found.texts[place][0].isalnum()
+
+    while last > first and found.texts[last] in _HYPHENS:
+        last -= 1
+    while first < last and found.texts[first] in _HYPHENS:
+        first += 1
+    while first > low and glued(first - 1) and word(first):
+        if word(first - 1):
+            first -= 1
+        elif first - 1 > low and found.texts[first - 1] in _HYPHENS and glued(first - 2) and word(first - 2):
+            first -= 2
+        else:
+            break
+    while last < high and glued(last) and word(last):
+        if word(last + 1):
+            last += 1
+        elif last + 1 < high and found.texts[last + 1] in _HYPHENS and glued(last + 1) and word(last + 2):
+            last += 2
+        else:
+            break
+    return first, last
 
 
 @cache

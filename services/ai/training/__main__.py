@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="a folder of brat files, or of .jsonl")
     documents = corpus.read(parser.parse_args().corpus)
     began = time.monotonic()
-    _write(runtime_tagger.FILE, tagger.train(documents).packed(tagger.CAUTION))
+    _write(runtime_tagger.FILE, tagger.train(documents).packed())
     _write(runtime_negation.FILE, _json({"threshold": negation.THRESHOLD, "weights": negation.train(documents)}))
     _write(runtime_linking.FILE, _json({"weights": linking.train(documents)}))
     sys.stdout.write(f"{len(documents)} documents, {time.monotonic() - began:.0f} s\n")

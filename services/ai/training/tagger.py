@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ _OTHER = {"Detailed_description": DESCRIPTION}
 
 
 def targets(document: Document, found: Tokens) -> list[str]:
-    """A label for each token. Where spans overlap, findings go before attributes, and longer before shorter."""
+    """A label for each token. Where spans overlap, findings go before attributes, and longer before shorter.
+
+    Neighbours of one label become one: 39 of 9,000 findings, against twice the time with a label for beginnings.
+    """
     spans = [
         (0 if truth.kind != "context" else 1, truth.start - truth.end, truth.start, truth.end, LABELS.get(truth.label, truth.label))
         for truth in document.truths
@@ -39,9 +43,6 @@ def targets(document: Document, found: Tokens) -> list[str]:
         if places and all(labels[place] == OUTSIDE for place in places):
             for place in places:
                 labels[place] = label
-            # The label of a neighbour just before: two findings, not one.
-            if places[0] and labels[places[0] - 1].removeprefix("B-") == label:
-                labels[places[0]] = f"B-{label}"
     return labels
 
 
@@ -83,19 +84,18 @@ class Weights:
     matrix: Matrix
     steps: Matrix
 
-    def tagger(self, caution: float) -> Tagger:
+    def tagger(self) -> Tagger:
         """Ready for use."""
-        return Tagger(self.labels, self.attributes, self.matrix, self.steps, caution)
+        return Tagger(self.labels, self.attributes, self.matrix, self.steps)
 
-    def packed(self, caution: float) -> bytes:
-        """As a file. Weights below 0.02 decide nothing and are most of it."""
-        kept = np.abs(self.matrix) >= 0.02
+    def packed(self) -> bytes:
+        """As a file, without the weights that decide nothing."""
+        kept = np.abs(self.matrix) >= _LEAST
         used = kept.any(axis=1)
         rows, columns = np.nonzero(kept[used])
         head = {
             "labels": self.labels,
             "attributes": [name for name, keep in zip(self.attributes, used, strict=True) if keep],
-            "caution": caution,
         }
         file = io.BytesIO()
         np.savez_compressed(
@@ -109,18 +109,34 @@ class Weights:
         return file.getvalue()
 
 
-def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], *, ridge: float, rounds: int) -> Weights:
-    """Maximum likelihood with a ridge penalty (L-BFGS); the same on every run."""
-    trainer = pycrfsuite.Trainer(algorithm="lbfgs", verbose=False)
-    trainer.set_params({"c1": 0.0, "c2": ridge, "max_iterations": rounds, "feature.possible_transitions": True})
-    for sentence, wanted in zip(features, labels, strict=True):
-        trainer.append(sentence, wanted)
+def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], order: Sequence[int]) -> Weights:
+    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on what was not seen."""
+    trainer = pycrfsuite.Trainer(algorithm="ap", verbose=False)
+    trainer.set_params({"max_iterations": _ROUNDS, "feature.possible_transitions": True})
+    for place in order:
+        trainer.append(features[place], labels[place])
     with tempfile.NamedTemporaryFile(suffix=".crfsuite") as file:
         trainer.train(file.name)
-        tagger = pycrfsuite.Tagger()
-        tagger.open(file.name)
-        info = tagger.info()
-        tagger.close()
+        return _weights(file.name)
+
+
+def averaged(models: Sequence[Weights]) -> Weights:
+    """The mean of models with the same labels."""
+    attributes = sorted({attribute for model in models for attribute in model.attributes})
+    row = {attribute: number for number, attribute in enumerate(attributes)}
+    matrix = np.zeros((len(attributes), len(models[0].labels)), np.float32)
+    for model in models:
+        matrix[[row[attribute] for attribute in model.attributes]] += model.matrix / len(models)
+    steps = sum((model.steps for model in models), np.zeros_like(models[0].steps)) / len(models)
+    return Weights(models[0].labels, attributes, matrix, steps)
+
+
+def _weights(path: str) -> Weights:
+    """The weights in a file of crfsuite's."""
+    tagger = pycrfsuite.Tagger()
+    tagger.open(path)
+    info = tagger.info()
+    tagger.close()
     names = sorted(info.labels, key=lambda name: (name != OUTSIDE, name))
     column = {name: number for number, name in enumerate(names)}
     attributes = sorted({attribute for attribute, _ in info.state_features})
@@ -134,13 +150,21 @@ def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], *,
     return Weights(names, attributes, weights, steps)
 
 
-CAUTION = 0.6
-"""How much "nothing" counts against a finding: below 1, what is likely missed is found. Chosen by the five folds."""
-_RIDGE = 1.0
-_ROUNDS = 80
+_MODELS = 2
+"""Perceptrons that are averaged; each meets the sentences in an order of its own."""
+_ROUNDS = 12
+_SHARPNESS = 0.4
+"""A perceptron's scores are larger than likelihoods bear; chosen by the five folds."""
+_LEAST = 0.01
 
 
 def train(documents: Sequence[Document]) -> Weights:
     """The weights that these documents teach."""
     features, labels = sequences(documents)
-    return fit(features, labels, ridge=_RIDGE, rounds=_ROUNDS)
+    models = []
+    for seed in range(_MODELS):
+        order = list(range(len(features)))
+        random.Random(seed).shuffle(order)  # noqa: S311
+        models.append(fit(features, labels, order))
+    mean = averaged(models)
+    return Weights(mean.labels, mean.attributes, mean.matrix * _SHARPNESS, mean.steps * _SHARPNESS)
