@@ -76,6 +76,14 @@ bench-ocr: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the readin
 	@$(OCR_PEER)
 	@ONLY="$${ONLY:-}" RUNS="$${RUNS:-3}" $(VENV)/bin/python -m bench.ocr
 
+.PHONY: eval
+eval: $(VENV)/.installed-dev ## Score a provider and model on annotated documents: AI_PROVIDER=openai AI_MODEL=… CORPUS=folder
+	@CORPUS="$${CORPUS:-}" $(VENV)/bin/python -m bench.evaluation
+
+.PHONY: train
+train: $(VENV)/.installed-dev ## Train the local engine's models anew: MACCROBAT=folder
+	@$(VENV)/bin/python -m services.ai.training --corpus "$${MACCROBAT:-../shared/data/maccrobat}"
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
 	@$(VENV)/bin/ruff check .

@@ -21,4 +21,4 @@ for service in ocr ai persister sweeper; do
     export_lock "services/$service/requirements.lock" --package "chartloom-$service"
 done
 export_lock requirements/run.lock --package chartloom --group build
-export_lock requirements/dev.lock --package chartloom --group build --group test --group lint
+export_lock requirements/dev.lock --package chartloom --group build --group test --group train --group lint

@@ -37,7 +37,9 @@ _NO_YEAR = re.compile(
 _CLOCK = re.compile(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?\b")
 _YEAR = re.compile(
     r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
-    r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))",
+    r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
+    # "Appendicectomy 1968.", "CABG (2015)": after a word, and nothing measured behind it.
+    r"|(?<=[a-zA-Z][ (])(?P<after>(?:19|20)\d\d)(?=[,.;)](?!\d)|[ \t]*$)",
     re.I | re.M,
 )
 _AGO = re.compile(
@@ -49,17 +51,33 @@ _LATER = re.compile(
 _DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
 # "twice a day" is a frequency and "in 6 weeks" a date to come: neither lasts.
 _LASTING = re.compile(
-    rf"(?<!\bin )(?<!\bevery )(?<!times )\b(?P<n>(?!an?\b){_COUNT})[\s-]+(?P<unit>hour|day|week|month|year)s?\b", re.I
+    rf"(?<!\bin )(?<!\bat )(?<!\bevery )(?<!times )(?<![-–>/])(?:\b|(?<=x))(?P<n>(?!an?\b){_COUNT})[\s-]+"
+    r"(?P<unit>hour|day|week|month|year|hr|wk|mth|mo|yr)s?\b"
+    r"|(?<!\bin )\b(?P<hours>\d{1,3})\s?h\b(?!\s?/)"
+    # "3/7", "6/52", "3/12": days, weeks, months; the last may be a day in December and needs a word beside it.
+    r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
+    r"|(?<=\bfor )(?P<months>\d{1,2})/12(?![\d/])",
+    re.I,
 )
 _BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
 _OWN_DATE = re.compile(
-    r"(?:\b(?:date of (?:report|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
-    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic)"
+    r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
+    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic|referral|consult|consultation|encounter|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
     r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
     re.I,
 )
 _PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
+_PERIODS |= {"hr": _PERIODS["hour"], "wk": _PERIODS["week"], "mo": _PERIODS["month"], "mth": _PERIODS["month"], "yr": _PERIODS["year"]}
+_DAY_FIRST = re.compile(
+    r"\b(?:NHS|GP|A&E|U&Es?|FBC|LFTs|TTOs?|TDS|QDS|mane|nocte|\w*haem\w+|\w+aemia|o?edema(?<=oedema)|diarrhoea|paracetamol|salbutamol"
+    r"|tumour|anaesthe\w+|Mr|Mrs)\b(?!\.)"
+)
+_MONTH_FIRST = re.compile(
+    r"\b(?:MRN|ER|CBC|CMP|BMP|EKG|M\.D|\w*hemo(?:globin|rrhag)\w*|\w+[^a]emia|diarrhea|acetaminophen|albuterol|tumor|anesthe\w+"
+    r"|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP)\b"
+)
+"""Words of countries that write 3 April as 03/04, and of those that write it as 04/03."""
 _ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
 _RELATIVE = (_AGO, _LATER, _DEIXIS, _LASTING)
 _HEAD = 2000
@@ -114,13 +132,22 @@ def calendar(texts: Iterable[str]) -> Calendar:
         for match in _NUMERIC.finditer(text)
         if (int(match["a"]) > 12) != (int(match["b"]) > 12)
     }
-    day_first = orders.pop() if len(orders) == 1 else None
+    day_first = orders.pop() if len(orders) == 1 else _of_country(pages) if not orders else None
     own = None
     for text in pages:
         own = own or _own_date(text, day_first, labelled=True)
     if own is None and pages:
         own = _own_date(pages[0][:_HEAD], day_first, labelled=False)
     return Calendar(own, day_first)
+
+
+def _of_country(pages: Iterable[str]) -> bool | None:
+    """The order of the country whose words a document uses: two of one and none of the other, else nobody can tell."""
+    british = {word for text in pages for word in _DAY_FIRST.findall(text)}
+    american = {word for text in pages for word in _MONTH_FIRST.findall(text)}
+    if len(british) > 1 and not american:
+        return True
+    return False if len(american) > 1 and not british else None
 
 
 def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | None:
@@ -164,8 +191,18 @@ def _relative(text: str, known: Calendar) -> str | None:
         days = {"today": 0, "yesterday": 1}.get(word)
         return _back(known.own, days, "day") if days is not None else _back(known.own, 1, word.split()[1])
     if match := _LASTING.search(text):
-        return _PERIODS[match["unit"].lower()].format(_count(match["n"]))
+        return _period(match)
     return None
+
+
+def _period(match: re.Match[str]) -> str:
+    if match["n"]:
+        return _PERIODS[match["unit"].lower()].format(_count(match["n"]))
+    if match["hours"]:
+        return _PERIODS["hour"].format(match["hours"])
+    if match["months"]:
+        return _PERIODS["month"].format(match["months"])
+    return _PERIODS["day" if match["whole"] == "7" else "week"].format(match["part"])
 
 
 def _absolute(text: str, day_first: bool | None) -> str | None:
@@ -179,7 +216,7 @@ def _absolute(text: str, day_first: bool | None) -> str | None:
     if match := _MONTH_YEAR.search(text):
         return f"{_year(match['y'])}-{_month(match['month']):02}"
     if match := _YEAR.search(text.strip()):
-        return match["y"] or match["alone"]
+        return match["y"] or match["alone"] or match["after"]
     return None
 
 

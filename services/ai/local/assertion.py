@@ -6,6 +6,7 @@ from functools import cache
 
 from shared.contract.findings import Assertion, Subject
 
+from .negation import Negation, features
 from .sections import one_of, rules
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
@@ -53,27 +54,46 @@ def _after(text: str) -> str:
 
 
 def assertion(
-    text: str, start: int, end: int, *, kind: str, label: str, role: str, edges: Sequence[tuple[int, int]]
+    text: str,
+    start: int,
+    end: int,
+    *,
+    kind: str,
+    label: str,
+    role: str,
+    edges: Sequence[tuple[int, int]],
+    negation: Negation,
 ) -> Assertion:
     """What the page states about [start, end)."""
     if label in _STANDING:
         return "affirmed"
     low, high = sentence(edges, start)
     before, after = _before(text[low:start]), _after(text[end:high])
-    unmasked = _compiled("negated", "pseudo").sub(lambda match: "~" * len(match.group()), before)
     after_near = re.split(r"[,;]", after)[0][:60]
-    if label == "allergy" and _NO_ALLERGIES.search(text[start:end]):
-        return "negated"
-    if label in _TESTS:
-        if _compiled("results", "not_done").search(after_near) or re.search(
-            r"\b(?:no|without|not)\s+(?:\w+\s+)?$", unmasked, re.I
-        ):
-            return "negated"
-    elif _compiled("negated", "before").search(unmasked) or _negated_after(after_near, after):
+    absent = ruled_absent(text, start, end, label=label, edges=edges)
+    if kind != "context":
+        absent = negation.absent(features(text, start, end, label=label, rule=absent, sentence=(low, high)))
+    if absent:
         return "negated"
     return _doubt(before, after_near, label=label) or _past_or_planned(
         text[start:end], before, after_near, kind=kind, label=label, role=role
     )
+
+
+def ruled_absent(text: str, start: int, end: int, *, label: str, edges: Sequence[tuple[int, int]]) -> bool:
+    """Whether a cue in its clause makes [start, end) absent."""
+    low, high = sentence(edges, start)
+    before, after = _before(text[low:start]), _after(text[end:high])
+    unmasked = _compiled("negated", "pseudo").sub(lambda match: "~" * len(match.group()), before)
+    after_near = re.split(r"[,;]", after)[0][:60]
+    if label == "allergy" and _NO_ALLERGIES.search(text[start:end]):
+        return True
+    if label in _TESTS:
+        return bool(
+            _compiled("results", "not_done").search(after_near)
+            or re.search(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", unmasked, re.I)
+        )
+    return bool(_compiled("negated", "before").search(unmasked)) or _negated_after(after_near, after)
 
 
 def _past_or_planned(words: str, before: str, after: str, *, kind: str, label: str, role: str) -> Assertion:

@@ -15,7 +15,7 @@ from .sections import Section, at, columns, one_of, rules
 
 Found = tuple[AttributeName, int, int]
 
-_MEASURED = frozenset({"test", "vital_sign", "examination", "imaging"})
+MEASURED = frozenset({"test", "vital_sign", "examination", "imaging"})
 _TIMED = frozenset({"event", "observation", "intervention"})
 _GAP = re.compile(
     r"[\s:=,(\[|]*(?:(?:was|is|were|are|of|at|level|levels|count|value|result|results|measured|showed|remained|to|a|an|the"
@@ -45,8 +45,10 @@ _COMPARED = re.compile(
 _OPENS = re.compile(
     r"[\s•*–|-]*(?:\d{1,2}[.)]\s+)?(?:(?:on|in|at|since|around|about|by|approximately)\s+)?(?:the\s+)?", re.I
 )
-_HISTORY_OF = re.compile(r"[\s-]*(?:history|course|episode|duration)\s+of\b", re.I)
+_HISTORY_OF = re.compile(r"[\s-]*(?:(?:history|hx|course|episode|duration)\s+)?of\b|[\s-]*h/o\b", re.I)
+_PRESENTS_WITH = re.compile(r"\s*(?:with|complaining of|c/o|for|due to|because of)\b", re.I)
 _STATED_FOR = re.compile(r"\b(negative|positive)\s+for\b", re.I)
+_PRESENTED = re.compile(r"\b(?:present(?:s|ed|ing)|admitted|seen|attended)\s+(?:on\s+)?$", re.I)
 _DOSE_BEFORE = re.compile(r"(?:\s+of)?\s*$")
 _FAR = 400
 """Characters between a finding and its date; a longer sentence is a page without stops."""
@@ -95,7 +97,7 @@ def attributes(
             found += [(name, *cell) for name, cell in cells if cell]
             if when := _column_date(text, target.end, row):
                 found.append(("time", *when))
-        elif target.label in _MEASURED:
+        elif target.label in MEASURED:
             found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
         elif target.label in ("medication", "procedure"):
             medicine_end = next(
@@ -255,6 +257,13 @@ def _nearest(
             continue
         if target.end <= start and _COMPARED.search(text, target.end, start):
             continue
+        # "asthma, presenting with a 2 day history of wheeze", "obesity, who presented on 13 April with chest pain".
+        onward = (lasting and _HISTORY_OF.match(text, end)) or (_PRESENTED.search(text, low, start) and _PRESENTS_WITH.match(text, end))
+        if onward:
+            if target.start >= end:
+                inside.append((lasting, target.start - end, (start, end)))
+            elif target.label != "clinical_event":
+                continue
         leads = _OPENS.fullmatch(text, low, start) is not None
         if target.start >= end:
             if not (

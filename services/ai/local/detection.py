@@ -1,14 +1,17 @@
-"""Pass 1 by rules: terms and patterns outside headings, each labelled by what the section makes of it."""
+"""Pass 1: what the tagger, terms and patterns see outside headings, each labelled by what the section makes of it."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
+
+from services.ai import dates
+from services.ai.wire import KIND_OF_LABEL
 
 from . import rows, terminology
 from .assertion import relative_speaks
-from .sections import Section, at, rules, sections, sentences
+from .sections import Section, at, rules, sections, sentences, without_headings
+from .tagger import Tagger
 from .words import words
 
 _DOSE_FOLLOWS = re.compile(
@@ -43,6 +46,8 @@ _OCCUPATION_BEFORE = re.compile(
     r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
     re.I,
 )
+_PROSE_FROM = 60
+"""Characters of a line that is prose; items of lists are shorter."""
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 
@@ -56,43 +61,43 @@ class Span:
     label: str
 
 
-class Detector(Protocol):
-    """Finds spans in a text. A trained tagger is another one: their spans are joined by ``union``."""
-
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
-        """Spans in any order; they may overlap those of other detectors."""
-
-
 class TermDetector:
     """Finds what the terminology knows."""
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
         """Terms outside headings."""
-        body = words(_without_headings(text, parts))
+        body = words(without_headings(text, parts))
         return [
             Span(body[hit.first].start, body[hit.last - 1].end, hit.concept.label)
             for hit in terminology.load().hits(body)
         ]
 
 
-class PatternDetector:
-    """Finds what its form gives away: ages, endings, rows of lab tables, items of medication lists."""
+class TaggedDetector:
+    """Finds what the trained tagger sees."""
 
-    def __init__(self, *, before_terms: bool = False) -> None:
-        self._before_terms = before_terms
+    def __init__(self, tagger: Tagger) -> None:
+        self._tagger = tagger
 
     def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
-        """Matches outside headings; ages and sexes also in a form's header."""
-        body = _without_headings(text, parts)
-        found: list[Span] = []
-        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
-            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
-                name = next((head for head in pattern.groupindex if match[head]), 0)
-                if match.group(name).lower() not in exceptions:
-                    found.append(Span(*match.span(name), label))
-        if self._before_terms:
-            return found
-        found += [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
+        """Findings, each labelled by the terminology where that knows the very words."""
+        found = []
+        for tagged in self._tagger.find(without_headings(text, parts)):
+            words = text[tagged.start : tagged.end]
+            if tagged.label in KIND_OF_LABEL and not _furniture(text, tagged.start, tagged.end):
+                concept = terminology.load().concept(words)
+                known = concept is not None and concept.label in KIND_OF_LABEL
+                found.append(Span(tagged.start, tagged.end, concept.label if concept and known else tagged.label))
+        return found
+
+
+class RowDetector:
+    """Finds rows of lab tables and items of medication lists."""
+
+    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+        """What stands in the first column."""
+        body = without_headings(text, parts)
+        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
         for part in parts:
             if part.role == "medications":
                 matches = _LISTED_MEDICINE.finditer(body, part.start, part.end)
@@ -100,17 +105,54 @@ class PatternDetector:
         return found
 
 
-_DETECTORS: tuple[Detector, ...] = (PatternDetector(before_terms=True), TermDetector(), PatternDetector())
-"""In order of trust: where two spans of the same length overlap, the earlier detector's stays."""
+class PatternDetector:
+    """Finds what its form gives away: ages, endings."""
+
+    def __init__(self, *, before_terms: bool = False) -> None:
+        self._before_terms = before_terms
+
+    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+        """Matches outside headings; ages and sexes also in a form's header."""
+        body = without_headings(text, parts)
+        found: list[Span] = []
+        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
+            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
+                name = next((head for head in pattern.groupindex if match[head]), 0)
+                if match.group(name).lower() not in exceptions:
+                    found.append(Span(*match.span(name), label))
+        return found
 
 
-def detect(text: str, role: str = "other") -> list[Span]:
+def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
     parts = sections(text, role)
-    spans = union(detector.find(text, parts) for detector in _DETECTORS)
+    tagged = TaggedDetector(tagger).find(text, parts)
+    in_prose = [span for span in tagged if _is_prose(text, span.start)]
+    in_lists = [span for span in tagged if not _is_prose(text, span.start)]
+    # In order of trust: where spans overlap, the earlier stays. The tagger was taught on prose; in lists terms know better.
+    spans = union(
+        [
+            PatternDetector(before_terms=True).find(text, parts),
+            RowDetector().find(text, parts),
+            in_prose,
+            TermDetector().find(text, parts),
+            PatternDetector().find(text, parts),
+            in_lists,
+        ]
+    )
     edges = sentences(text)
     found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
     return [span for span in found if span.label != "allergen"]
+
+
+def _is_prose(text: str, position: int) -> bool:
+    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    line = text[start : end if end >= 0 else len(text)].strip()
+    if _COLUMNS_APART.search(line):
+        return False
+    return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
 
 
 def union(found: Iterable[Sequence[Span]]) -> list[Span]:
@@ -125,6 +167,34 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
             covered.update(stretch)
             taken.append(span)
     return sorted(taken, key=lambda span: span.start)
+
+
+_COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
+_FIELD = re.compile(
+    r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
+    r"|name|surname|forename|address|tel|phone|fax|consultant|referrer|ward|page|mr|mrs|ms|miss|dr|prof)\b",
+    re.I,
+)
+_NAMED = re.compile(
+    r"(?:\b(?:Mrs?|Ms|Miss|Dr|Prof|Master)\.?[ \t]+|\b(?i:patient|pt|name|surname|forename|referrer|ordering|consultant|re)[ \t]*:[ \t]*)"
+    r"(?:[A-Z][\w'’-]*\.?,?[ \t]*){0,3}$"
+)
+
+
+def _furniture(text: str, start: int, end: int) -> bool:
+    """Whether tagged words are part of a form and no finding: its fields, names, dates, codes of doses, a heading.
+
+    The tagger was taught on prose, where none of these stand.
+    """
+    words = text[start:end]
+    if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
+        return True
+    if _FIELD.search(words) or rows.is_dosing(words):
+        return True
+    if words[0].isupper() and _NAMED.search(text[text.rfind("\n", 0, start) + 1 : start]):
+        return True
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    return words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
@@ -167,15 +237,6 @@ def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence
     if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, edges)):
         label = "family_history"
     return replace(span, label=label)
-
-
-def _without_headings(text: str, parts: Sequence[Section]) -> str:
-    """The text with headings blanked, offsets kept."""
-    characters = list(text)
-    for part in parts:
-        start, end = part.heading
-        characters[start:end] = "\x00" * (end - start)
-    return "".join(characters)
 
 
 @cache

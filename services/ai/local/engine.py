@@ -1,4 +1,6 @@
-"""The three questions, answered by rules."""
+"""The three questions, answered on this machine: what was learnt, joined with terms and rules."""
+
+from functools import cache
 
 from pydantic import BaseModel
 
@@ -18,27 +20,43 @@ from services.ai.wire import (
     Understandings,
 )
 
+from . import linking, negation, tagger
 from .assertion import assertion, subject
 from .attributes import attributes
 from .detection import detect
+from .linking import Linking, linked
 from .narrative import narrative
-from .sections import at, sections, sentences
+from .negation import Negation
+from .sections import at, sections, sentences, without_headings
+from .tagger import Tagger
 
-RULES_VERSION = "2"
-"""Raise it whenever rules or terms change what is found: stored findings carry it."""
-
-
-def answer(inputs: Inputs) -> BaseModel:
-    """The answer to a question, in the schema that belongs to it."""
-    if isinstance(inputs, DetectInputs):
-        return _mentions(inputs.passage)
-    if isinstance(inputs, EnrichInputs):
-        return _understandings(inputs)
-    assert isinstance(inputs, NarrateInputs)  # nobody probes what is of this process
-    return Claims.model_construct(sentences=narrative(inputs.facts))
+ENGINE_VERSION = "3"
+"""Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 
-def _mentions(passage: Passage) -> Mentions:
+class Engine:
+    """The trained parts; rules and terms are the same for all."""
+
+    def __init__(self, tagger: Tagger, negation: Negation, linking: Linking) -> None:
+        self.tagger, self.negation, self.linking = tagger, negation, linking
+
+    def answer(self, inputs: Inputs) -> BaseModel:
+        """The answer to a question, in the schema that belongs to it."""
+        if isinstance(inputs, DetectInputs):
+            return _mentions(inputs.passage, self.tagger)
+        if isinstance(inputs, EnrichInputs):
+            return _understandings(inputs, self)
+        assert isinstance(inputs, NarrateInputs)  # nobody probes what is of this process
+        return Claims.model_construct(sentences=narrative(inputs.facts))
+
+
+@cache
+def load() -> Engine:
+    """The engine with the models that ship."""
+    return Engine(tagger.load(), negation.load(), linking.load())
+
+
+def _mentions(passage: Passage, tagger: Tagger) -> Mentions:
     text = passage.text
     places = Places(text)
     # model_construct: the bound on the list protects against a model that repeats itself, not against a full page.
@@ -50,28 +68,38 @@ def _mentions(passage: Passage) -> Mentions:
                 kind=KIND_OF_LABEL[span.label],
                 label=span.label,
             )
-            for span in detect(text, passage.role)
+            for span in detect(text, tagger, passage.role)
         ]
     )
 
 
-def _understandings(inputs: EnrichInputs) -> Understandings:
+def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
     text = inputs.passage.text
     places = Places(text)
     parts, edges = sections(text, inputs.passage.role), sentences(text)
     found = dict(attributes(text, inputs.targets, edges, parts))
+    tagged = engine.tagger.find(without_headings(text, parts))
+    learnt = linked(text, inputs.targets, edges, tagged, engine.linking)
     entities = []
     for target in inputs.targets:
         role = at(parts, target.start).role
         details = {
             name: Detail(name=name, quote=text[start:end], occurrence=places.occurrence(start, end))
-            for name, start, end in reversed(found.get(target.id, []))
+            # What the rules say stands: they know the forms of lists and tables.
+            for name, start, end in reversed([*found.get(target.id, []), *learnt.get(target.id, [])])
         }
         entities.append(
             Understanding(
                 id=target.id,
                 assertion=assertion(
-                    text, target.start, target.end, kind=target.kind, label=target.label, role=role, edges=edges
+                    text,
+                    target.start,
+                    target.end,
+                    kind=target.kind,
+                    label=target.label,
+                    role=role,
+                    edges=edges,
+                    negation=engine.negation,
                 ),
                 subject=subject(text, target.start, target.end, label=target.label, role=role, edges=edges),
                 details=list(details.values()),

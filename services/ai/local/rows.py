@@ -75,6 +75,18 @@ def rows(text: str) -> Iterator[Row]:
             yield Row(name, value, cell("unit", "unit2"), cell("range"), cell("flag", "early"))
 
 
+@cache
+def _dosing() -> re.Pattern[str]:
+    content = rules("attributes")
+    words = one_of([*content["routes"], *content["frequencies"], "mdi"])
+    return re.compile(rf"(?:(?:{words})[\s,.]*)+", re.I)
+
+
+def is_dosing(words: str) -> bool:
+    """Whether words say nothing but how and how often: "PO OD"."""
+    return _dosing().fullmatch(words) is not None
+
+
 def _holds_result(name: str) -> bool:
     """Whether what looks like a name is a result itself: "CRP 28 mg/L (0 - 5). ESR 41 mm/h" is prose, not ESR's row."""
     return re.search(rf"[.;]\s|(?<![\w.]){NUMBER}\s*(?:{unit_pattern()}|{_ANY_RATIO})", name) is not None

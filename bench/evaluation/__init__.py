@@ -1,0 +1,1 @@
+"""Scores a provider and model on annotated documents."""

@@ -1,0 +1,87 @@
+"""``make eval``: how well a provider and model find, understand and link, on any annotated folder.
+
+CORPUS=folder (brat or JSONL) scores that alone; otherwise it is MACCROBAT, where it lies beside the project or where
+MACCROBAT says, and our own notes. AI_PROVIDER and AI_MODEL choose who answers. ``local`` is trained on MACCROBAT, so
+there it is trained anew for each of five folds and scored on reports that it has not seen.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.report import OUT, Measurement, publish
+from services.ai.local.engine import Engine
+from services.ai.providers import Provider, open_provider
+from services.ai.providers.local import LocalProvider
+from services.ai.settings import AiSettings
+from services.ai.training import corpus, local
+from shared.logs import configure_logs
+from shared.settings import load_settings
+
+from . import html, scores
+from .measure import Outcome, read
+
+NOTES = Path(__file__).parent / "notes"
+_PROJECT = Path(__file__).parents[2]
+_LIES = (_PROJECT / "shared/data/maccrobat", _PROJECT.parent / "shared/data/maccrobat")
+
+
+def main() -> None:
+    """Score and publish."""
+    configure_logs(service="bench", level="error")
+    settings = load_settings(AiSettings)
+    provider = open_provider(
+        provider=settings.ai_provider,
+        model=settings.ai_model,
+        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else None,
+        base_url=settings.openai_base_url,
+        timeout_s=settings.ai_timeout_seconds,
+    )
+    price = settings.ai_prices.get(provider.model)
+    sections: list[tuple[str, list[Outcome], list[Measurement]]] = []
+    for name, documents, unseen in _corpora(provider):
+        say(f"{name}: {len(documents)} documents, {provider.name} {provider.model}")
+        outcomes = asyncio.run(_five_fold(documents) if unseen else _all(documents, provider))
+        sections.append((name, outcomes, scores.measurements(name, outcomes, price)))
+    publish("eval", [row for _, _, rows in sections for row in rows])
+    report = OUT / "eval.html"
+    report.write_text(html.page(provider, sections), "utf-8")
+    say(f"{report.relative_to(_PROJECT)}")
+
+
+def say(line: str) -> None:
+    """Progress: minutes pass between lines."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _corpora(provider: Provider) -> list[tuple[str, list[corpus.Document], bool]]:
+    """(name, documents, whether the model is to be trained anew for each fold)."""
+    if folder := os.environ.get("CORPUS"):
+        return [(Path(folder).name, corpus.read(Path(folder)), False)]
+    found = []
+    stated = os.environ.get("MACCROBAT")
+    folder = next((path for path in ([Path(stated)] if stated else _LIES) if path.is_dir()), None)
+    if folder is None:
+        say("MACCROBAT is not here: name its folder with MACCROBAT=… Only our own notes are scored.")
+    else:
+        found.append(("maccrobat", corpus.read(folder), provider.name == "local"))
+    return [*found, ("notes", corpus.read(NOTES), False)]
+
+
+async def _all(documents: Sequence[corpus.Document], provider: Provider) -> list[Outcome]:
+    return [await read(document, provider) for document in documents]
+
+
+async def _five_fold(documents: Sequence[corpus.Document]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for number, (trained, unseen) in enumerate(local.folds(documents), 1):
+        say(f"  fold {number} of {local.FOLDS}: training on {len(trained)}, scoring {len(unseen)}")
+        provider = LocalProvider(Engine(local.train(trained)))
+        outcomes += [await read(document, provider) for document in unseen]
+    return outcomes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What the tagger looks at. Features of a word depend on nothing but the word, so a page looks each word up once."""
+
+import re
+from collections.abc import Sequence
+
+from . import terminology
+from .clusters import clusters
+from .tokens import Tokens
+from .words import key, words
+
+EDGE = ""
+"""Stands for the places before a sentence and behind it."""
+REACH = 2
+"""Words on either side that a word's label depends on."""
+_DIGIT = re.compile(r"\d")
+
+
+def word_features(word: str, offset: int) -> list[str]:
+    """The features that ``word`` gives to the place ``offset`` places before it."""
+    if word == EDGE:
+        return [f"{offset}edge"]
+    lower = word.lower()
+    if word[0].isdigit():
+        return [f"{offset}w={_DIGIT.sub('0', word)}", f"{offset}number", *([f"0n={word}"] if offset == 0 else [])]
+    if not word[0].isalpha():
+        return [f"{offset}w={word}", f"{offset}sign"]
+    found = [f"{offset}w={lower}"]
+    grains = clusters(lower)
+    if abs(offset) == REACH:
+        return found + [f"{offset}c{grain}={name}" for grain, name in enumerate(grains) if grain]
+    found += [f"{offset}c{grain}={name}" for grain, name in enumerate(grains)]
+    found += [f"{offset}t={part}" for part in terminology.load().parts(key(word))]
+    found.append(f"{offset}form={_form(word)}")
+    ends = (3,) if offset else (1, 2, 3, 4, 5)
+    found += [f"{offset}s{size}={lower[-size:]}" for size in ends if len(lower) > size]
+    if offset == 0:
+        found += [f"0p{size}={lower[:size]}" for size in (2, 3, 4, 5) if len(lower) > size]
+        found.append(f"0W={word}")
+        found.append(f"0k={key(word)}")
+    return found
+
+
+def _form(word: str) -> str:
+    if word.islower():
+        return "x" if len(word) == 1 else "xx" if len(word) < 4 else "xxx"
+    if word.isupper():
+        return "X" if len(word) == 1 else "XX"
+    return "Xx" if word[1:].islower() else "xX"
+
+
+def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """The features of each token that depend on its place: terms that it is part of, pairs of words."""
+    terms = _terms(text, found)
+    lower = [word.lower() for word in found.texts]
+    coarse = [_coarse(word) for word in lower]
+    features: list[list[str]] = []
+    for start, end in sentences:
+        for place in range(start, end):
+            term = terms[place]
+            glued = found.ends[place - 1] == found.starts[place] if place > start else False
+            glues = found.ends[place] == found.starts[place + 1] if place + 1 < end else False
+            here = [f"term={term}", f"glue={glued}{glues}"]
+            if place > start:
+                here += [
+                    f"-1,0={lower[place - 1]},{lower[place]}",
+                    f"-1,0c={coarse[place - 1]},{coarse[place]}",
+                    f"-1term={terms[place - 1]},{term}",
+                ]
+            if place + 1 < end:
+                here += [
+                    f"0,1={lower[place]},{lower[place + 1]}",
+                    f"0,1c={coarse[place]},{coarse[place + 1]}",
+                    f"1term={term},{terms[place + 1]}",
+                ]
+            if start < place and place + 1 < end:
+                here.append(f"-1,1c={coarse[place - 1]},{coarse[place + 1]}")
+            if glued and place - 1 > start:
+                here.append(f"glued={coarse[place - 2]}{found.texts[place - 1]}")
+            if glues and place + 2 < end:
+                here.append(f"glues={found.texts[place + 1]}{coarse[place + 2]}")
+            features.append(here)
+    return features
+
+
+def _terms(text: str, found: Tokens) -> list[str]:
+    """For each token the label of the term that it is part of, with "B" at its beginning; "" outside terms."""
+    marks = [""] * len(found.texts)
+    body = words(text)
+    place = 0
+    for hit in terminology.load().hits(body):
+        start, end = body[hit.first].start, body[hit.last - 1].end
+        while place < len(marks) and found.starts[place] < start:
+            place += 1
+        first = place
+        while place < len(marks) and found.starts[place] < end:
+            marks[place] = f"{'B' if place == first else 'I'}{hit.concept.label}"
+            place += 1
+    return marks
+
+
+def _coarse(word: str) -> str:
+    """A pair of words is seen more often by their coarse clusters."""
+    grains = clusters(word)
+    if grains:
+        return str(grains[-1])
+    return "0" if word[0].isdigit() else word if not word[0].isalpha() else "?"

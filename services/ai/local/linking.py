@@ -1,0 +1,132 @@
+"""Which finding words like "50 mg", "oral" or "severe" are said about: the likeliest one in their sentence.
+
+A logistic model of few features: how many findings stand between, what signs and words, on which side.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from services.ai import dates
+from services.ai.wire import Target
+from shared.contract.findings import AttributeName
+
+from .assertion import sentence
+from .attributes import MEASURED, Found
+from .tagger import Tagged
+from .tokens import tokens
+
+FILE = Path(__file__).parent / "model" / "linking.json"
+_SIGNS = frozenset({",", ";", "(", ")", "and", "or", "of", "with", "was", "were", "to", "in", "by", "for", "followed", ":", "then", "the"})
+"""What stands between and may tell two findings apart."""
+
+
+_NAMES: dict[str, AttributeName] = {
+    "value": "value",
+    "dose": "dose",
+    "route": "route",
+    "frequency": "frequency",
+    "severity": "severity",
+    "site": "site",
+}
+"""The tagger's labels that say something about a finding. Times are left to rules: half of those it sees name no day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A finding that something may be said about."""
+
+    id: str
+    start: int
+    end: int
+    kind: str
+    label: str
+
+
+class Linking:
+    """``weights`` of features, for "about this one" against "about another"."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self._weights = weights
+
+    def head(
+        self, text: str, said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]
+    ) -> Head | None:
+        """The finding that ``said`` (name, start, end) belongs to; ``heads`` in the order of their places."""
+        return max(
+            candidates(said, heads, edges),
+            key=lambda head: sum(self._weights.get(feature, 0.0) for feature in features(text, said, head, heads)),
+            default=None,
+        )
+
+
+def linked(
+    text: str, targets: Sequence[Target], edges: Sequence[tuple[int, int]], tagged: Sequence[Tagged], linking: Linking
+) -> dict[str, list[Found]]:
+    """What the tagger saw said about each finding, by the finding's id; the first of each name."""
+    heads = sorted(
+        (Head(target.id, target.start, target.end, target.kind, target.label) for target in targets),
+        key=lambda head: head.start,
+    )
+    found: dict[str, list[Found]] = {}
+    for stretch in tagged:
+        name = _NAMES.get(stretch.label)
+        if name is None:
+            continue
+        head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
+        if head is not None and (name != "value" or _is_value(text[stretch.start : stretch.end], head)):
+            found.setdefault(head.id, []).append((name, stretch.start, stretch.end))
+    return found
+
+
+def _is_value(words: str, head: Head) -> bool:
+    """Outside prose the tagger takes days, shares and doses for results."""
+    return head.label in MEASURED and not dates.find(words) and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\|", words) is None
+
+
+def candidates(
+    said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]
+) -> list[Head]:
+    """The findings of the sentence that the words stand in."""
+    low, high = sentence(edges, said[1])
+    return [
+        head
+        for head in heads
+        if low <= head.start < high and head.kind != "context" and (head.start >= said[2] or head.end <= said[1])
+    ]
+
+
+def features(text: str, said: tuple[str, int, int], head: Head, heads: Sequence[Head]) -> list[str]:
+    """What speaks for or against ``said`` being about ``head``."""
+    name, start, end = said
+    side = "after" if start >= head.end else "before"
+    low, high = (head.end, start) if side == "after" else (end, head.start)
+    inside = [other for other in heads if low <= other.start and other.end <= high and other.kind != "context"]
+    alike = sum(other.label == head.label for other in inside)
+    words = [word.lower() for word in tokens(text[low:high]).texts]
+    reach = next(size for size in (0, 1, 2, 4, 7, 12, 1_000_000) if len(words) <= size)
+    found = [
+        f"{name},{side}",
+        f"{name},label={head.label}",
+        f"{name},kind={head.kind}",
+        f"{side},between={min(len(inside), 3)}",
+        f"{name},{side},between={min(len(inside), 3)}",
+        f"{name},{side},alike={min(alike, 3)}",
+        f"{side},reach={reach}",
+        f"{name},{side},reach={reach}",
+        f"{name},label={head.label},{side}",
+    ]
+    found += [f"{side},sign={word}" for word in set(words) & _SIGNS]
+    found += [f"{name},{side},sign={word}" for word in set(words) & _SIGNS]
+    if len(words) == 1:
+        found.append(f"{name},{side},only={words[0]}")
+    return found
+
+
+@cache
+def load() -> Linking:
+    """The model that ships."""
+    return Linking(json.loads(FILE.read_text("utf-8"))["weights"])

@@ -1,0 +1,227 @@
+"""The trained tagger: a linear chain of labels whose weights ``services.ai.training`` learnt, decoded with numpy.
+
+A word's weights are summed once and kept: pages repeat themselves, and looking features up is what takes the time.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .features import EDGE, REACH, place_features, word_features
+from .sections import sentences
+from .tokens import Tokens, tokens
+
+FILE = Path(__file__).parent / "model" / "tagger.npz"
+_WORDS_KEPT = 20_000
+"""Words whose weights are kept, 4 kB each with 21 labels in five places."""
+_PAGES_KEPT = 16
+_LONGEST = 120
+"""Tokens of a sentence; a page without stops is cut there."""
+_AT_ONCE = 16
+"""Sentences that are decoded together."""
+OUTSIDE = "O"
+_HYPHENS = frozenset("-–‐‑*")
+"""They join the parts of a name."""
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A stretch of text that got one label."""
+
+    start: int
+    end: int
+    label: str
+
+
+class Tagger:
+    """``weights[attribute, label]`` of the features that were seen in training, ``steps[before, after]`` of labels."""
+
+    def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
+        self.labels = list(labels)
+        self._rows = {attribute: row for row, attribute in enumerate(attributes)}
+        self._weights, self._steps = weights, steps
+        self._words: dict[str, Matrix] = {}
+        self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
+        """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
+
+    @classmethod
+    def load(cls, content: bytes) -> "Tagger":
+        """A tagger from its file."""
+        with np.load(io.BytesIO(content)) as arrays:
+            head: dict[str, Any] = json.loads(gzip.decompress(arrays["head"].tobytes()))
+            rows, columns, values = arrays["rows"], arrays["columns"], arrays["values"]
+            weights = np.zeros((len(head["attributes"]), len(head["labels"])), np.float32)
+            weights[rows, columns] = values
+            return cls(head["labels"], head["attributes"], weights, arrays["steps"].astype(np.float32))
+
+    def _find(self, text: str) -> tuple[Tagged, ...]:
+        found = tokens(text)
+        runs = runs_of(found, text)
+        if not runs:
+            return ()
+        likely = self.likely(text, found, runs)
+        return tuple(stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1)]))
+
+    def likely(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
+        """How likely each label is at each token."""
+        return likelihoods(self.scores(text, found, runs), runs, self._steps)
+
+    def scores(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
+        """What the features of each token say for each label."""
+        padded: list[Matrix] = []
+        edge = self._word(EDGE)
+        places: list[int] = []
+        for start, end in runs:
+            padded += [edge] * REACH
+            places += range(len(padded), len(padded) + end - start)
+            padded += [self._word(word) for word in found.texts[start:end]]
+        padded += [edge] * REACH
+        stacked = np.stack(padded)
+        at = np.array(places)
+        scores = np.zeros((len(places), len(self.labels)), np.float32)
+        for offset in range(-REACH, REACH + 1):
+            scores += stacked[at + offset, offset + REACH]
+        rows: list[int] = []
+        owners: list[int] = []
+        for place, features in enumerate(place_features(text, found, runs)):
+            for feature in features:
+                row = self._rows.get(feature)
+                if row is not None:
+                    rows.append(row)
+                    owners.append(place)
+        np.add.at(scores, np.array(owners, np.int64), self._weights[np.array(rows, np.int64)])
+        return scores
+
+    def _word(self, word: str) -> Matrix:
+        kept = self._words.get(word)
+        if kept is None:
+            kept = np.zeros((2 * REACH + 1, len(self.labels)), np.float32)
+            for offset in range(-REACH, REACH + 1):
+                rows = [
+                    row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None
+                ]
+                kept[offset + REACH] = self._weights[rows].sum(axis=0)
+            if len(self._words) >= _WORDS_KEPT:
+                self._words.clear()
+            self._words[word] = kept
+        return kept
+
+
+def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
+    """The tokens of each sentence, [first, last)."""
+    runs: list[tuple[int, int]] = []
+    place = 0
+    for _, end in sentences(text):
+        first = place
+        while place < len(found.texts) and found.starts[place] < end:
+            place += 1
+            if place - first == _LONGEST:
+                runs.append((first, place))
+                first = place
+        if place > first:
+            runs.append((first, place))
+    return runs
+
+
+def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
+    """How likely each label is at each token, given its whole run: forward and backward, runs of like length at once."""
+    likely = np.empty_like(scores)
+    lengths = [end - start for start, end in runs]
+    first = np.cumsum([0, *lengths[:-1]])
+    ordered = sorted(range(len(runs)), key=lambda run: lengths[run])
+    onward = np.exp(steps)
+    for group in (ordered[begin : begin + _AT_ONCE] for begin in range(0, len(ordered), _AT_ONCE)):
+        longest = lengths[group[-1]]
+        local = np.ones((longest, len(group), scores.shape[1]), np.float32)
+        for column, run in enumerate(group):
+            # Shorter runs stand at the end of the batch: before them every label is as likely as the other.
+            of_run = scores[first[run] : first[run] + lengths[run]]
+            local[longest - lengths[run] :, column] = np.exp(of_run - of_run.max(axis=1, keepdims=True))
+        begins = np.array([longest - lengths[run] for run in group])
+        forward = np.empty_like(local)
+        state = np.ones((len(group), scores.shape[1]), np.float32)
+        for place in range(longest):
+            reached = np.where((begins >= place)[:, None], 1.0, state @ onward) * local[place]
+            state = reached / reached.sum(axis=1, keepdims=True)
+            forward[place] = state
+        state = np.ones((len(group), scores.shape[1]), np.float32)
+        for place in range(longest - 1, -1, -1):
+            forward[place] *= state
+            state = (local[place] * state) @ onward.T
+            state /= state.sum(axis=1, keepdims=True)
+        forward /= forward.sum(axis=2, keepdims=True)
+        for column, run in enumerate(group):
+            likely[first[run] : first[run] + lengths[run]] = forward[longest - lengths[run] :, column]
+    return likely
+
+
+def stretches(found: Tokens, runs: Sequence[tuple[int, int]], labels: Sequence[str]) -> list[Tagged]:
+    """Neighbours with one label are one stretch, and a word that is printed in one piece is not cut."""
+    marked: list[list[int]] = []
+    names: list[str] = []
+    at = iter(labels)
+    for start, end in runs:
+        previous = OUTSIDE
+        for place, label in zip(range(start, end), at, strict=False):
+            if label == previous and label != OUTSIDE:
+                marked[-1][1] = place
+            elif label != OUTSIDE:
+                marked.append([place, place])
+                names.append(label)
+            previous = label
+    result: list[Tagged] = []
+    free = 0
+    for (begin, end), name in zip(marked, names, strict=True):
+        if end < free:
+            continue
+        first, last = _whole(found, max(begin, free), end, free)
+        result.append(Tagged(found.starts[first], found.ends[last], name))
+        free = last + 1
+    return result
+
+
+def _whole(found: Tokens, first: int, last: int, low: int) -> tuple[int, int]:
+    """A stretch of tokens with what is printed in one piece with it: "salpingo-oophorectomy", "DRB1*08"."""
+
+    high = len(found.texts) - 1
+
+    def glued(place: int) -> bool:
+        return found.ends[place] == found.starts[place + 1]
+
+    def word(place: int) -> bool:
+        return found.texts[place][0].isalnum()
+
+    while last > first and found.texts[last] in _HYPHENS:
+        last -= 1
+    while first < last and found.texts[first] in _HYPHENS:
+        first += 1
+    while first > low and glued(first - 1) and word(first):
+        if word(first - 1):
+            first -= 1
+        elif first - 1 > low and found.texts[first - 1] in _HYPHENS and glued(first - 2) and word(first - 2):
+            first -= 2
+        else:
+            break
+    while last < high and glued(last) and word(last):
+        if word(last + 1):
+            last += 1
+        elif last + 1 < high and found.texts[last + 1] in _HYPHENS and glued(last + 1) and word(last + 2):
+            last += 2
+        else:
+            break
+    return first, last
+
+
+@cache
+def load() -> Tagger:
+    """The tagger that ships."""
+    return Tagger.load(FILE.read_bytes())

@@ -1,0 +1,36 @@
+"""Trains the negation model on findings whose truth is known."""
+
+from collections.abc import Iterator, Sequence
+
+from services.ai.local import negation
+from services.ai.local.assertion import ruled_absent, sentence
+from services.ai.local.sections import sentences
+
+from . import logistic
+from .corpus import Document
+
+THRESHOLD = 0.4
+"""Above this probability a finding is absent."""
+_RIDGE = 1.0
+
+
+def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]:
+    for document in documents:
+        edges = sentences(document.text)
+        for truth in document.truths:
+            if truth.assertion is None or truth.kind == "context":
+                continue
+            found = negation.features(
+                document.text,
+                truth.start,
+                truth.end,
+                label=truth.label,
+                rule=ruled_absent(document.text, truth.start, truth.end, label=truth.label, edges=edges),
+                sentence=sentence(edges, truth.start),
+            )
+            yield found, truth.assertion == "negated"
+
+
+def train(documents: Sequence[Document]) -> dict[str, float]:
+    """The model's weights."""
+    return logistic.fit(_examples(documents), ridge=_RIDGE)
