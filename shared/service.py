@@ -103,7 +103,7 @@ async def _serve(service: str, settings: ServiceSettings, topics: list[str], bui
             listen_url=settings.listen_url, pool=pool, topics=topics, application_name=f"chartloom {service}"
         )
         loop = build(Runtime(service=service, settings=settings, pool=pool, listener=listener))
-        health = HealthServer(host=settings.health_host, port=settings.port, live=loop.live, ready=loop.ready)
+        health = HealthServer(host=settings.health_host, port=settings.probe_port, live=loop.live, ready=loop.ready)
         port = await health.start()
 
         def stop(name: str) -> None:
