@@ -34,7 +34,7 @@ run: $(VENV)/.installed-run ## Turn records into timelines: the samples, or FILE
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
-	@$(VENV)/bin/pytest -m "not slow and not chaos"
+	@$(VENV)/bin/pytest -m "not slow and not chaos and not console"
 
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase ## Run the slow tests: fresh clones, each service alone, formal models

@@ -24,6 +24,11 @@ $$;
 grant usage on schema chartloom to chartloom_console;
 grant execute on function chartloom.fall_asleep(text, text[]), chartloom.wake_up(text) to chartloom_console;
 
+-- Operators were let see job_history, but not what it is made of, as which it is read.
+grant select on chartloom.job_queue, chartloom.job_archive to chartloom_operator;
+create policy operators_read on chartloom.job_queue for select to chartloom_operator using (true);
+create policy operators_read on chartloom.job_archive for select to chartloom_operator using (true);
+
 -- How far documents are: a row a job type of the current run, for whoever may read the document.
 create function chartloom.document_stages(p_shell_file_ids uuid[])
 returns table (

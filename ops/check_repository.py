@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 MAXIMUM_FILE_BYTES = 10 * 2**20
-SERVICES = ("ocr", "ai", "persister", "sweeper")
+SERVICES = ("ocr", "ai", "persister", "sweeper", "console")
 # A path at the root of somebody's machine; not a URL's, not one below another folder, not "$HOME/work/".
 MACHINE_PATH = re.compile(r"(?<![\w.~/})\]-])/(?:work|root|(?:home|Users)/[\w.-]+)/")
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://", re.IGNORECASE)

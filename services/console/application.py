@@ -15,7 +15,7 @@ from shared.storage import Storage
 
 from .feed import Feed
 from .pages import documents, operations, record, records, review, sign_in, source
-from .pages.base import COOKIES, CSRF, FEED, POOL, RENDERER, SETTINGS, SIGN_IN, STORAGE, UPLOADS, USER, show
+from .pages.base import COOKIES, CSRF, FEED, POOL, RENDERER, SETTINGS, SIGN_IN, STORAGE, UPLOADS, USER, go_to, show
 from .rendering import STATIC, Renderer
 from .sessions import Cookies, Limit, SignInRefusedError, Tokens, open_sign_in
 from .settings import LOOPBACK, ConsoleSettings
@@ -126,9 +126,7 @@ async def _with_user(request: web.Request, handler: Handler) -> web.StreamRespon
     renewed = await _find_user(request)
     if USER not in request and request.path not in OPEN_PATHS and not request.path.startswith("/static/"):
         if request.method == hdrs.METH_GET and "text/html" in request.headers.get("Accept", ""):
-            response: web.StreamResponse = web.HTTPSeeOther("/sign-in")
-            request.app[COOKIES].drop(response)
-            return response
+            return go_to("/sign-in")
         raise web.HTTPUnauthorized(reason="Sign in again.")
     response = await handler(request)
     if renewed is not None and not response.prepared:

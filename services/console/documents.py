@@ -54,6 +54,6 @@ def _stages(status: str, rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]
     by_type = {row["job_type"]: dict(row) for row in sorted(rows, key=lambda row: row["first_job_id"])}
     order = [*(stage for stage in STAGES if stage in by_type or stage in FIRST_STAGES), *by_type]
     return [
-        by_type.get(stage) or {"job_type": stage, "status": "waiting", "progress": 0.0}
+        by_type.get(stage) or {"job_type": stage, "status": "waiting", "attempts": 0, "progress": 0.0}
         for stage in dict.fromkeys(order)
     ]

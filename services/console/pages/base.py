@@ -36,6 +36,11 @@ def not_found() -> web.HTTPNotFound:
     return web.HTTPNotFound()
 
 
+def go_to(address: str) -> web.Response:
+    """As an answer, not as an exception: cookies can go with it."""
+    return web.Response(status=303, headers={"Location": address})
+
+
 def id_of(request: web.Request, name: str) -> UUID:
     try:
         return UUID(request.match_info[name])

@@ -22,7 +22,7 @@ documents as (
     from latest where shell_file_id is not null group by 1, 2
 )
 select job_category, count(*) as documents, percentile_cont(0.95) within group (order by seconds) as p95,
-    avg((seconds <= case job_category when 'fast' then $2 else $3 end)::int)::float8 as share
+    avg((seconds <= case job_category when 'fast' then $2::float8 else $3 end)::int)::float8 as share
 from documents where is_done group by 1 order by 1 desc
 """
 _THROUGHPUT = """

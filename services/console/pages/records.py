@@ -4,7 +4,7 @@ from datetime import date
 
 from aiohttp import web
 
-from .base import USER, rights_of, show
+from .base import USER, go_to, rights_of, show
 
 _RECORDS = """
 select p.id, p.display_name, p.birth_date, p.created_at, p.owner_user_id = $1 as is_own,
@@ -39,7 +39,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             name,
             birth_date,
         )
-    raise web.HTTPSeeOther(f"/records/{patient_id}/documents")
+    return go_to(f"/records/{patient_id}/documents")
 
 
 async def _show(request: web.Request, *, problem: str | None) -> web.Response:

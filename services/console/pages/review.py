@@ -9,7 +9,7 @@ import asyncpg
 from aiohttp import web
 
 from ..facts import read_page, waiting_reviews
-from .base import FEED, USER, id_of, not_found, read_patient, rights_of, show
+from .base import FEED, USER, go_to, id_of, not_found, read_patient, rights_of, show
 
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 ATTRIBUTES = ("value", "unit", "range", "flag", "dose", "route", "frequency", "time", "severity", "site")
@@ -59,7 +59,7 @@ async def decide(request: web.Request) -> web.StreamResponse:
     if "error" in answer:
         raise not_found()
     request.app[FEED].touch(request[USER])
-    raise web.HTTPSeeOther(_back(fields.get("back", ""), finding["patient_id"]))
+    return go_to(_back(fields.get("back", ""), finding["patient_id"]))
 
 
 async def _correction(

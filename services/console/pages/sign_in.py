@@ -7,14 +7,14 @@ from aiohttp import web
 from shared.errors import BusyError
 
 from ..sessions import Limit, LocalSignIn, SignInRefusedError, Tokens
-from .base import COOKIES, SIGN_IN, USER, show
+from .base import COOKIES, SIGN_IN, USER, go_to, show
 
 TRIES = web.AppKey("sign_in_tries", Limit)
 
 
 async def form(request: web.Request) -> web.StreamResponse:
     if USER in request:
-        raise web.HTTPSeeOther("/")
+        return go_to("/")
     return show(request, "sign_in.html", problem=None)
 
 
@@ -43,13 +43,13 @@ async def with_key(request: web.Request) -> web.StreamResponse:
 
 
 async def out(request: web.Request) -> web.StreamResponse:
-    response = web.HTTPSeeOther("/sign-in")
+    response = go_to("/sign-in")
     request.app[COOKIES].drop(response)
     return response
 
 
 def _signed_in(request: web.Request, tokens: Tokens) -> web.StreamResponse:
-    response = web.HTTPSeeOther("/")
+    response = go_to("/")
     cookies = request.app[COOKIES]
     cookies.keep(response, tokens)
     cookies.keep_csrf(response, secrets.token_urlsafe(32))

@@ -11,7 +11,7 @@ from aiohttp import web
 from ..facts import confidence, facts_of_page, is_unsure, read_page
 from ..page_image import page_image
 from ..waterfall import waterfall
-from .base import SETTINGS, STORAGE, id_of, not_found, number_of, read_patient, rights_of, show
+from .base import SETTINGS, STORAGE, go_to, id_of, not_found, number_of, read_patient, rights_of, show
 
 MOST_PAGES = 100_000
 
@@ -31,7 +31,7 @@ async def first_page(request: web.Request) -> web.StreamResponse:
     document_id = id_of(request, "document")
     async with rights_of(request) as connection:
         document = await _read(connection, document_id)
-    return web.HTTPSeeOther(f"/documents/{document_id}/{'pages/1' if document['pages'] else 'way'}")
+    return go_to(f"/documents/{document_id}/{'pages/1' if document['pages'] else 'way'}")
 
 
 async def page(request: web.Request) -> web.StreamResponse:
