@@ -54,6 +54,7 @@ def dependencies_are_locked(root: Path) -> Iterator[Finding]:
     yield from _unlocked(root, Path("cli/pyproject.toml"), (run, dev))
     yield from _unlocked(root, Path("pyproject.toml"), (run, dev), groups=("build",))
     yield from _unlocked(root, Path("pyproject.toml"), (dev,), groups=("test", "lint"))
+    yield from _unlocked(root, Path("pyproject.toml"), (Path("requirements/browser.lock"),), groups=("browser",))
 
 
 def no_machine_paths(root: Path, tracked: Sequence[Path]) -> Iterator[Finding]:

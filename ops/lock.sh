@@ -21,4 +21,5 @@ for service in ocr ai persister sweeper console; do
     export_lock "services/$service/requirements.lock" --package "chartloom-$service"
 done
 export_lock requirements/run.lock --package chartloom --group build
+export_lock requirements/browser.lock --package chartloom --only-group browser
 export_lock requirements/dev.lock --package chartloom --group build --group test --group lint
