@@ -131,7 +131,8 @@ def plots_of(facts: Iterable[dict[str, Any]]) -> list[Plot]:
 
 def _display_name(results: Sequence[dict[str, Any]]) -> str:
     name = " ".join(results[0]["fact"]["text"].split())
-    return name[:1].upper() + name[1:]
+    # Not eGFR: whoever wrote a capital in it meant it so.
+    return name[:1].upper() + name[1:] if name.islower() else name
 
 
 def _once_a_day(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

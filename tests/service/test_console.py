@@ -110,7 +110,7 @@ async def test_the_page_shows_the_finding_in_its_box_and_the_plot_its_range(
     mine = console.visitor(patient.user_id)
     source = (await mine.get(f"/documents/{document}/pages/1")).text
     assert 'viewBox="0 0 100 100"' in source
-    assert '<rect x="1" y="2" width="2" height="2"/>' in source
+    assert '<rect x="0.8" y="1.8" width="2.3" height="2.3"/>' in source
     results = (await mine.get(f"/records/{patient.profile_id}/results")).text
     assert "Expected 3.5 - 5.1" in results
     assert 'class="point outside"' in results

@@ -72,7 +72,10 @@ async def overview(request: web.Request) -> web.StreamResponse:
         models = await connection.fetch("select * from chartloom.model_comparison() limit 20")
     by_type: dict[str, dict[str, Any]] = {}
     for row in depths:
-        shown = by_type.setdefault(row["job_type"], {"job_type": row["job_type"], "oldest": None})
+        shown = by_type.setdefault(
+            row["job_type"],
+            {"job_type": row["job_type"], "pending": 0, "processing": 0, "failed": 0, "dead_letter": 0, "oldest": None},
+        )
         shown[row["status"]] = row["jobs"]
         shown["oldest"] = row["oldest_ready_seconds"] if row["oldest_ready_seconds"] is not None else shown["oldest"]
     return show(

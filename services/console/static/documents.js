@@ -131,11 +131,7 @@ if (drop) {
       for (const file of input.files) queue(file);
       input.value = "";
     });
-    const button = input.closest("label");
-    button.setAttribute("role", "button");
-    button.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); input.click(); }
-    });
+    drop.querySelector(`[data-opens=${input.id}]`).addEventListener("click", () => input.click());
   }
   addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
