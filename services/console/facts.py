@@ -81,11 +81,15 @@ def is_unsure(word: dict[str, Any]) -> bool:
 
 
 def crop(page: Page, boxes: Sequence[Sequence[float]]) -> tuple[float, float, float, float] | None:
-    """The strip of the page around the words: x, y, width, height."""
+    """The part of the page around the words, legible on a phone: x, y, width, height."""
     if not boxes:
         return None
+    left = min(box[0] for box in boxes)
+    right = max(box[2] for box in boxes)
+    width = min(max((right - left) * 1.2, page["width"] * 0.6), page["width"])
+    x = min(max((left + right) / 2 - width / 2, 0), page["width"] - width)
     top = min(box[1] for box in boxes)
     bottom = max(box[3] for box in boxes)
-    height = max((bottom - top) * 4, page["width"] / 9)
+    height = max((bottom - top) * 4, width / 6)
     y = min(max((top + bottom) / 2 - height / 2, 0), max(page["height"] - height, 0))
-    return (0, y, page["width"], min(height, page["height"]))
+    return (x, y, width, min(height, page["height"]))
