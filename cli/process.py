@@ -70,7 +70,9 @@ async def _submit_and_watch(
         if supervisor.acquire():
             supervisor.start(deployment.services)
             if supervisor.console_address:
-                err.print(f"The console, while this runs: {supervisor.console_address}", highlight=False, soft_wrap=True)
+                err.print(
+                    f"The console, while this runs: {supervisor.console_address}", highlight=False, soft_wrap=True
+                )
         try:
             patient_id = await documents.ensure_patient(connection, request.patient)
             submitted = [await documents.submit(connection, storage, path, patient_id) for path in request.files]

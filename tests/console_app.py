@@ -1,4 +1,4 @@
-"""The console in the test's own process, and users who ask it as browsers do, with tokens as Supabase Auth signs them."""
+"""The console in the test's own process, and users who ask it as browsers do, with tokens that Supabase Auth signed."""
 
 import asyncio
 import contextlib
@@ -117,12 +117,8 @@ async def console_app(database: Database, folder: Path, **settings: Any) -> Asyn
             **settings,
         }
     )
-    async with await open_pool(
-        configured.database_url.get_secret_value(), size=4, application_name="console"
-    ) as pool:
-        listener = Listener(
-            listen_url=configured.listen_url, pool=pool, topics=["changes"], application_name="console"
-        )
+    async with await open_pool(configured.database_url.get_secret_value(), size=4, application_name="console") as pool:
+        listener = Listener(listen_url=configured.listen_url, pool=pool, topics=["changes"], application_name="console")
         renderer = Renderer()
         storage = LocalStorage(folder)
         feed = Feed(pool=pool, listener=listener, render=renderer.document)

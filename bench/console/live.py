@@ -137,9 +137,7 @@ async def create(owner: asyncpg.Connection, watcher: Watcher) -> UUID:
             json.dumps({"sub": str(watcher.user_id), "role": "authenticated"}),
         )
         sha256 = hashlib.sha256(os.urandom(16)).hexdigest()
-        answer = await owner.fetchval(
-            "select create_upload($1, 'letter.txt', $2, 100)", watcher.profile_id, sha256
-        )
+        answer = await owner.fetchval("select create_upload($1, 'letter.txt', $2, 100)", watcher.profile_id, sha256)
     return UUID((json.loads(answer) if isinstance(answer, str) else answer)["shell_file_id"])
 
 
@@ -220,7 +218,15 @@ async def browser(base: str, watcher: Watcher) -> AsyncIterator[Page]:
         running = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         context = await running.new_context()
         await context.add_cookies(
-            [{"name": "__Host-chartloom-session", "value": watcher.cookie, "url": base, "secure": True, "httpOnly": True}]
+            [
+                {
+                    "name": "__Host-chartloom-session",
+                    "value": watcher.cookie,
+                    "url": base,
+                    "secure": True,
+                    "httpOnly": True,
+                }
+            ]
         )
         page = await context.new_page()
         await page.goto(f"{base}/records/{watcher.profile_id}/documents")

@@ -137,19 +137,20 @@ async def _with_user(request: web.Request, handler: Handler) -> web.StreamRespon
 async def _find_user(request: web.Request) -> Tokens | None:
     """Notes who asks. Returns new tokens where the old one had expired."""
     sign_in, cookies = request.app[SIGN_IN], request.app[COOKIES]
+    refresh = request.cookies.get(cookies.refresh)
     try:
         request[USER] = await sign_in.verify(request.cookies.get(cookies.session, ""))
-        return None
     except TokenRefusedError:
-        refresh = request.cookies.get(cookies.refresh)
-    if not refresh or request.path.startswith("/static/"):
+        if not refresh or request.path.startswith("/static/"):
+            return None
+    else:
         return None
     try:
         renewed = await sign_in.refresh(refresh)
         request[USER] = await sign_in.verify(renewed.access)
-        return renewed
     except (SignInRefusedError, TokenRefusedError):
         return None
+    return renewed
 
 
 @web.middleware

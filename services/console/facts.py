@@ -13,8 +13,8 @@ UNSURE = 0.6
 """A word that was recognised with less confidence is marked."""
 
 _FACT = """
-select e.id, e.finding_key, e.shell_file_id, e.kind, e.label, e.text, e.assertion, e.subject, e.attributes, e.codes, e.page,
-    e.char_start, e.char_end, e.quote, e.boxes, e.alignment, e.provider, e.model, e.prompt_version, e.review,
+select e.id, e.finding_key, e.shell_file_id, e.kind, e.label, e.text, e.assertion, e.subject, e.attributes, e.codes,
+    e.page, e.char_start, e.char_end, e.quote, e.boxes, e.alignment, e.provider, e.model, e.prompt_version, e.review,
     e.superseded_at, e.as_found, coalesce((to_jsonb(e) ->> 'uncertain')::boolean, false) as uncertain
 from public.patient_clinical_events as e
 """

@@ -96,9 +96,7 @@ class Update:
 class Feed:
     """The one watcher of the process. ``run`` until ``stop``."""
 
-    def __init__(
-        self, *, pool: asyncpg.Pool, listener: Listener, render: Callable[[Document], str]
-    ) -> None:
+    def __init__(self, *, pool: asyncpg.Pool, listener: Listener, render: Callable[[Document], str]) -> None:
         self._pool = pool
         self._listener = listener
         self._render = render
@@ -132,7 +130,9 @@ class Feed:
             feed.clients -= 1
             feed.left_at = time.monotonic()
 
-    async def updates(self, feed: UserFeed, patient_id: UUID, since: str, *, beat_seconds: float) -> AsyncIterator[Update]:
+    async def updates(
+        self, feed: UserFeed, patient_id: UUID, since: str, *, beat_seconds: float
+    ) -> AsyncIterator[Update]:
         """Whatever of a patient's documents is newer than ``since``, for ever; an empty update is a sign of life."""
         seen = feed.seen(since)
         while not self._stopping:
@@ -249,7 +249,7 @@ class Feed:
                     self._render(document),
                     is_under_way=document["status"] not in FINAL,
                 )
-            for document_id in (wanted if wanted is not None else list(feed.entries)):
+            for document_id in wanted if wanted is not None else list(feed.entries):
                 entry = feed.entries.get(document_id)
                 if entry is not None and document_id not in there:
                     # Erased, or no longer theirs to see; or, of a whole reading, one that is too old to be shown.

@@ -24,7 +24,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plot:
-    """One test in one unit, drawn in a box of WIDTH by HEIGHT. ``band`` is the top and the bottom of what is expected."""
+    """One test in one unit, in a box of WIDTH by HEIGHT. ``band``: the top and the bottom of what is expected."""
 
     name: str
     unit: str
@@ -83,7 +83,12 @@ def draw(name: str, unit: str, results: Iterable[dict[str, Any]]) -> Plot:
     places = _places(ordered)
     points = [
         Point(
-            result["value"], result["day"], result["fact"], _is_outside(result["value"], low, high), x, y(result["value"])
+            result["value"],
+            result["day"],
+            result["fact"],
+            _is_outside(result["value"], low, high),
+            x,
+            y(result["value"]),
         )
         for result, x in zip(ordered, places, strict=True)
     ]
@@ -123,9 +128,7 @@ def plots_of(facts: Iterable[dict[str, Any]]) -> list[Plot]:
                 "fact": fact,
             }
         )
-    drawn = [
-        draw(_display_name(results), unit, _once_a_day(results)) for (_, unit), results in groups.items()
-    ]
+    drawn = [draw(_display_name(results), unit, _once_a_day(results)) for (_, unit), results in groups.items()]
     return sorted(drawn, key=lambda plot: (-len(plot.points), plot.name.lower()))
 
 

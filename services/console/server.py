@@ -26,9 +26,7 @@ class Console:
         self._feed.stop()
 
     async def run(self) -> None:
-        runner = web.AppRunner(
-            self._app, access_log=None, shutdown_timeout=GOODBYE_SECONDS, handler_cancellation=True
-        )
+        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=GOODBYE_SECONDS, handler_cancellation=True)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()

@@ -167,9 +167,7 @@ class Cookies:
         for name in (self.session, self.refresh, self.csrf):
             response.del_cookie(name, path="/", secure=self._secure, httponly=True, samesite="Lax")
 
-    def _set(
-        self, response: web.StreamResponse, name: str, value: str, seconds: int, *, samesite: str = "Lax"
-    ) -> None:
+    def _set(self, response: web.StreamResponse, name: str, value: str, seconds: int, *, samesite: str = "Lax") -> None:
         response.set_cookie(
             name, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite=samesite
         )

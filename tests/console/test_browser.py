@@ -79,9 +79,7 @@ def test_the_samples_complete_before_ones_eyes(local_user: Any, record: str) -> 
     assert "Lindqvist" not in page.title()
 
 
-def test_a_fact_opens_its_source_with_its_box_over_the_right_words(
-    stack: Stack, local_user: Any, record: str
-) -> None:
+def test_a_fact_opens_its_source_with_its_box_over_the_right_words(stack: Stack, local_user: Any, record: str) -> None:
     page = local_user
     for name in SAMPLES:
         (document,) = stack.query("select id from shell_files where file_name = $1", name)
@@ -105,7 +103,7 @@ def test_a_fact_opens_its_source_with_its_box_over_the_right_words(
             ]
             assert " ".join(word["text"] for word in words).split()[0].strip(".,;:()") in fact["quote"]
             shown = page.locator(".mark.active .words rect").evaluate_all(
-                "all => all.map((one) => { const r = one.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom] })"
+                "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.x, box.y, box.right, box.bottom])"
             )
             for word in words:
                 x0, y0, x1, y1 = (
@@ -171,7 +169,9 @@ def test_findings_are_accepted_corrected_and_dismissed_by_keyboard(
     }  # fmt: skip
     (corrected,) = [row for row in decided if row["status"] == "corrected"]
     assert corrected["correction"]["attributes"] == {"value": {"text": "4.2", "normalised": 4.2}}
-    audited = stack.query("select action from audit_log where table_name = 'finding_reviews' and actor_user_id is not null")
+    audited = stack.query(
+        "select action from audit_log where table_name = 'finding_reviews' and actor_user_id is not null"
+    )
     assert len(audited) >= 3
 
 
@@ -184,7 +184,9 @@ def test_a_dead_letter_is_redriven(stack: Stack, local_user: Any, dead_letter: i
     page.get_by_role("button", name="Dry run").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("1 job would run again")
-    assert stack.query("select count(*) as n from chartloom.processing_errors where job_id = $1", dead_letter) == [{"n": 1}]
+    assert stack.query("select count(*) as n from chartloom.processing_errors where job_id = $1", dead_letter) == [
+        {"n": 1}
+    ]
     page.get_by_role("button", name="Run the chosen again").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("1 job is queued again")
@@ -229,7 +231,9 @@ def test_a_second_users_browser_sees_nothing_of_the_firsts(
     )
     assert heard == []
     local_user.goto(f"{record}/documents")
-    local_user.locator("#files").set_input_files([{"name": "a.txt", "mimeType": "text/plain", "buffer": b"Gout since 2019."}])
+    local_user.locator("#files").set_input_files(
+        [{"name": "a.txt", "mimeType": "text/plain", "buffer": b"Gout since 2019."}]
+    )
     expect(local_user.locator('.document[data-status="completed"]').first).to_contain_text("a.txt", timeout=COMPLETE_MS)
     theirs.locator("#files").set_input_files([{"name": "b.txt", "mimeType": "text/plain", "buffer": b"Asthma."}])
     theirs.wait_for_function("window.heard.length > 0")
@@ -248,9 +252,7 @@ def addresses(stack: Stack, record: str, dead_letter: int) -> dict[str, str]:
         "update finding_reviews set status = 'waiting', decided_by = null, decided_at = null, correction = null "
         "where status in ('accepted', 'dismissed')"
     )
-    documents = {
-        row["file_name"]: row["id"] for row in stack.query("select id, file_name from shell_files")
-    }
+    documents = {row["file_name"]: row["id"] for row in stack.query("select id, file_name from shell_files")}
     letter, photo = documents[SAMPLES[0]], documents[SAMPLES[2]]
     (fact,) = stack.query(
         "select id from patient_clinical_events where shell_file_id = $1 and page = 1 and superseded_at is null "
@@ -307,7 +309,9 @@ def test_no_page_is_closed_to_anybody_and_none_overflows(
         viewer.goto(address)
         if name == "review" and viewer.locator(".correct").count():
             viewer.locator(".correct").first.click()
-        viewer.screenshot(path=OUT / f"{name}-{screen}-{scheme}.png", full_page=screen == "desktop" and name != "source")
+        viewer.screenshot(
+            path=OUT / f"{name}-{screen}-{scheme}.png", full_page=screen == "desktop" and name != "source"
+        )
         viewer.evaluate(AXE.read_text())
         found = viewer.evaluate("axe.run(document, {resultTypes: ['violations']})")
         problems += [

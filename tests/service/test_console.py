@@ -91,7 +91,9 @@ async def test_the_owner_sees_every_page_and_a_second_user_nothing_of_it(
         if not address.endswith("/events"):
             assert (await mine.get(address)).status in (200, 303), address
         refused = await theirs.get(address)
-        missing = await theirs.get(address.replace(str(patient.profile_id), str(uuid4())).replace(str(document), str(uuid4())))
+        missing = await theirs.get(
+            address.replace(str(patient.profile_id), str(uuid4())).replace(str(document), str(uuid4()))
+        )
         # What is somebody else's and what does not exist get one answer.
         assert refused.status == missing.status == 404, address
         assert refused.text == missing.text
@@ -140,7 +142,9 @@ async def test_operations_are_for_operators_who_see_no_patients_row(
     assert (await user.post("/operations/dead-letters", form)).status == 404
     dry = await operator.post("/operations/dead-letters", form | {"dry_run": "1"})
     assert "1 job would run again" in dry.text
-    assert await owner.fetchval("select status from chartloom.job_history where id = $1", job["job_id"]) == "dead_letter"
+    assert (
+        await owner.fetchval("select status from chartloom.job_history where id = $1", job["job_id"]) == "dead_letter"
+    )
     assert "1 job is queued again" in (await operator.post("/operations/dead-letters", form)).text
     assert await owner.fetchval("select status from chartloom.job_history where id = $1", job["job_id"]) == "pending"
 
@@ -185,7 +189,11 @@ async def test_a_stranger_is_sent_to_sign_in_and_a_forged_token_is_nobodys(
     patient: Patient, console: ConsoleApp
 ) -> None:
     nobody = console.stranger()
-    for visitor in (nobody, console.visitor(patient.user_id, exp=1), console.visitor(patient.user_id, role="service_role")):
+    for visitor in (
+        nobody,
+        console.visitor(patient.user_id, exp=1),
+        console.visitor(patient.user_id, role="service_role"),
+    ):
         answer = await visitor.get("/")
         assert (answer.status, answer.headers["Location"]) == (303, "/sign-in")
         assert (await visitor.get(f"/records/{patient.profile_id}/events", Accept="text/event-stream")).status == 401
@@ -282,7 +290,9 @@ async def test_a_document_that_moves_is_told_to_its_owner_and_to_nobody_else(
     database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
 ) -> None:
     other = Patient(uuid4(), uuid4())
-    await owner.execute("insert into user_profiles (id, owner_user_id) values ($1, $2)", other.profile_id, other.user_id)
+    await owner.execute(
+        "insert into user_profiles (id, owner_user_id) values ($1, $2)", other.profile_id, other.user_id
+    )
     mine, theirs = console.visitor(patient.user_id), console.visitor(other.user_id)
     async with mine.events(patient.profile_id) as here, theirs.events(other.profile_id) as there:
         await mine.upload(patient.profile_id, TEXT.encode(), "mine.txt")
@@ -398,7 +408,10 @@ async def test_the_local_user_needs_the_key_and_a_local_name(database: Database,
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
-        ({"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_ANON_KEY": "k", "CONSOLE_DEVELOPMENT_KEY": "k" * 40}, "SUPABASE_URL"),
+        (
+            {"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_ANON_KEY": "k", "CONSOLE_DEVELOPMENT_KEY": "k" * 40},
+            "SUPABASE_URL",
+        ),
         ({}, "SUPABASE_URL is missing"),
         ({"SUPABASE_URL": "https://p.supabase.co"}, "SUPABASE_ANON_KEY"),
         ({"CONSOLE_DEVELOPMENT_KEY": "k" * 40}, "HEALTH_HOST"),
@@ -436,5 +449,7 @@ async def test_its_role_is_nobody_until_it_becomes_a_user(
     async with connection.transaction():
         await become_user(connection, uuid4())
         assert await connection.fetchval("select count(*) from shell_files") == 0
-        assert await connection.fetch("select * from chartloom.document_stages(array(select id from shell_files))") == []
+        assert (
+            await connection.fetch("select * from chartloom.document_stages(array(select id from shell_files))") == []
+        )
     await connection.close()

@@ -8,13 +8,12 @@ from uuid import UUID
 import asyncpg
 from aiohttp import web
 
+from services.console.feed import Feed
+from services.console.rendering import Renderer
+from services.console.sessions import Cookies, Limit, LocalSignIn, SupabaseSignIn, is_operator
+from services.console.settings import ConsoleSettings
 from shared.auth import User, as_user
 from shared.storage import Storage
-
-from ..feed import Feed
-from ..rendering import Renderer
-from ..sessions import Cookies, Limit, LocalSignIn, SupabaseSignIn, is_operator
-from ..settings import ConsoleSettings
 
 SETTINGS = web.AppKey("settings", ConsoleSettings)
 POOL = web.AppKey("pool", asyncpg.Pool)

@@ -11,11 +11,11 @@ import asyncpg
 from aiohttp import web
 from opentelemetry.trace import SpanKind
 
+from services.console.documents import read_documents
 from shared.errors import BusyError
 from shared.storage import CHUNK_BYTES
 from shared.telemetry import message_span, traceparent_of
 
-from ..documents import read_documents
 from .base import FEED, RENDERER, SETTINGS, STORAGE, UPLOADS, USER, id_of, read_patient, rights_of, show
 
 BEAT_SECONDS = 20.0
@@ -70,11 +70,11 @@ async def upload(request: web.Request) -> web.StreamResponse:
             file.write(chunk)
         if not size:
             return _refusal(400, "The file is empty: choose another one.")
-        return await _submit(request, patient_id, name, size, digest.hexdigest(), file)
+        return await _submit(request, patient_id, file, name=name, size=size, sha256=digest.hexdigest())
 
 
 async def _submit(
-    request: web.Request, patient_id: UUID, name: str, size: int, sha256: str, file: IO[bytes]
+    request: web.Request, patient_id: UUID, file: IO[bytes], *, name: str, size: int, sha256: str
 ) -> web.Response:
     """Record, file, "it is there": the three calls that any client makes. All may be repeated."""
     with message_span("send", "ocr", SpanKind.PRODUCER) as send:
@@ -100,9 +100,7 @@ async def _submit(
             file.seek(0)
             await request.app[STORAGE].put(created["storage_path"], _chunks(file))
         async with rights_of(request) as connection:
-            completed = await connection.fetchval(
-                "select public.complete_upload($1)", UUID(created["shell_file_id"])
-            )
+            completed = await connection.fetchval("select public.complete_upload($1)", UUID(created["shell_file_id"]))
     if "error" in completed:
         # The record was erased meanwhile, and the file came after.
         await request.app[STORAGE].delete(created["storage_path"])

@@ -1,4 +1,4 @@
-"""For operators: what waits, who works, what ended in error. Ids, counts and codes; no patient's row can be read here."""
+"""For operators: what waits, who works, what ended in error. Ids, counts and codes; no patient's row is read here."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ _OBJECTIVES = """
 with latest as (select * from chartloom.job_history order by id desc limit $1),
 documents as (
     select job_category, payload ->> 'run_id' as run_id,
-        extract(epoch from max(completed_at) - min(created_at))::float8 as seconds, bool_and(status = 'completed') as is_done
+        extract(epoch from max(completed_at) - min(created_at))::float8 as seconds,
+        bool_and(status = 'completed') as is_done
     from latest where shell_file_id is not null group by 1, 2
 )
 select job_category, count(*) as documents, percentile_cont(0.95) within group (order by seconds) as p95,
@@ -55,7 +56,8 @@ select id, job_type, job_category, status, priority, created_at, scheduled_at, s
 from chartloom.job_history where id = $1
 """
 _ATTEMPTS = """
-select occurred_at, kind, code, message, attempt, worker_id from chartloom.processing_errors where job_id = $1 order by id
+select occurred_at, kind, code, message, attempt, worker_id from chartloom.processing_errors
+where job_id = $1 order by id
 """
 _SIBLINGS = """
 select id, job_type, status, created_at, completed_at from chartloom.job_history

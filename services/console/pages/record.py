@@ -6,8 +6,9 @@ from typing import Any
 
 from aiohttp import web
 
-from ..plots import plots_of
-from ..wording import partial_date
+from services.console.plots import plots_of
+from services.console.wording import partial_date
+
 from .base import id_of, read_patient, rights_of, show
 
 _TIMELINE = """
@@ -61,7 +62,8 @@ async def timeline(request: web.Request) -> web.StreamResponse:
 
 def _by_year(entries: Sequence[Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     described = [
-        {**entry, "when": partial_date(entry["event_date"]), "year": (entry["event_date"] or "")[:4]} for entry in entries
+        {**entry, "when": partial_date(entry["event_date"]), "year": (entry["event_date"] or "")[:4]}
+        for entry in entries
     ]
     return [(year or "No date", list(group)) for year, group in groupby(described, key=lambda entry: entry["year"])]
 

@@ -34,7 +34,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         return await _show(request, problem="The date of birth is no date: write it as 1970-12-31.")
     async with rights_of(request) as connection:
         patient_id = await connection.fetchval(
-            "insert into public.user_profiles (owner_user_id, display_name, birth_date) values ($1, $2, $3) returning id",
+            "insert into public.user_profiles (owner_user_id, display_name, birth_date) values ($1, $2, $3) "
+            "returning id",
             request[USER].user_id,
             name,
             birth_date,

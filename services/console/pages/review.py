@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 from aiohttp import web
 
-from ..facts import read_page, waiting_reviews
+from services.console.facts import read_page, waiting_reviews
+
 from .base import FEED, USER, go_to, id_of, not_found, read_patient, rights_of, show
 
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
@@ -119,7 +120,9 @@ async def _place(
 def _back(wanted: str, patient_id: UUID) -> str:
     """Only to a page of this console, whatever the form says."""
     parts = urlsplit(wanted)
-    is_ours = not parts.scheme and not parts.netloc and parts.path.startswith("/") and not wanted.startswith(("//", "/\\"))
+    is_ours = (
+        not parts.scheme and not parts.netloc and parts.path.startswith("/") and not wanted.startswith(("//", "/\\"))
+    )
     return wanted if is_ours else f"/records/{patient_id}/review"
 
 

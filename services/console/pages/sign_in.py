@@ -4,9 +4,9 @@ import secrets
 
 from aiohttp import web
 
+from services.console.sessions import Limit, LocalSignIn, SignInRefusedError, Tokens
 from shared.errors import BusyError
 
-from ..sessions import Limit, LocalSignIn, SignInRefusedError, Tokens
 from .base import COOKIES, SIGN_IN, USER, go_to, show
 
 TRIES = web.AppKey("sign_in_tries", Limit)

@@ -8,16 +8,17 @@ from uuid import UUID
 import asyncpg
 from aiohttp import web
 
-from ..facts import confidence, facts_of_page, is_unsure, read_page
-from ..page_image import page_image
-from ..waterfall import waterfall
+from services.console.facts import confidence, facts_of_page, is_unsure, read_page
+from services.console.page_image import page_image
+from services.console.waterfall import waterfall
+
 from .base import SETTINGS, STORAGE, go_to, id_of, not_found, number_of, read_patient, rights_of, show
 
 MOST_PAGES = 100_000
 
 _DOCUMENT = """
-select f.id, f.patient_id, f.file_name, f.mime_type, f.size_bytes, f.status, f.processing_error, f.created_at, f.uploaded_at,
-    f.completed_at, split_part(f.traceparent, '-', 2) as trace_id, now() as now,
+select f.id, f.patient_id, f.file_name, f.mime_type, f.size_bytes, f.status, f.processing_error, f.created_at,
+    f.uploaded_at, f.completed_at, split_part(f.traceparent, '-', 2) as trace_id, now() as now,
     (select coalesce(max(p.page), 0) from public.ocr_pages as p where p.shell_file_id = f.id) as pages,
     (
         select array_agg(distinct e.page order by e.page) from public.patient_clinical_events as e
@@ -117,7 +118,8 @@ def _with_times(error: dict[str, Any]) -> dict[str, Any]:
 def _words(found: dict[str, Any]) -> str:
     """For the pointer: [x0, y0, x1, y1, confidence, text] each."""
     words = [
-        [*(round(edge, 1) for edge in word["box"]), round(word["confidence"], 2), word["text"]] for word in found["words"]
+        [*(round(edge, 1) for edge in word["box"]), round(word["confidence"], 2), word["text"]]
+        for word in found["words"]
     ]
     # Inside a script element nothing but its end tag is markup, and no end tag is without this.
     return json.dumps(words, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
