@@ -107,12 +107,14 @@ begin
 end
 $$;
 
--- Something to compare: a mark is another one when the document or its work has moved. One statement for all that anybody
--- watches; who is told what of it, the user's own query decides.
-create function chartloom.document_marks(p_shell_file_ids uuid[]) returns table (shell_file_id uuid, mark text)
+-- Something to compare: the mark of a document is another one when it or its work has moved, the mark of a user when one of
+-- their profiles has a new document. One statement for all who watch; what they are told of it, the users' own queries decide.
+create function chartloom.watched_marks(p_user_ids uuid[], p_shell_file_ids uuid[])
+returns table (id uuid, mark text)
 language plpgsql volatile security definer
 set search_path = ''
 as $$
+#variable_conflict use_column
 begin
     return query
     select f.id, concat_ws(' ', f.status, f.current_run_id, (
@@ -120,6 +122,20 @@ begin
         from chartloom.job_queue as q where q.shell_file_id = f.id
     ))
     from public.shell_files as f where f.id = any(p_shell_file_ids);
+    return query
+    select u.user_id, max(newest.created_at)::text
+    from (
+        select p.owner_user_id as user_id, p.id as profile_id
+        from public.user_profiles as p where p.owner_user_id = any(p_user_ids)
+        union all
+        select a.grantee_user_id, a.profile_id
+        from public.profile_access as a where a.grantee_user_id = any(p_user_ids)
+    ) as u
+    cross join lateral (
+        select f.created_at from public.shell_files as f
+        where f.patient_id = u.profile_id order by f.created_at desc limit 1
+    ) as newest
+    group by u.user_id;
 end
 $$;
 
@@ -153,5 +169,5 @@ $$;
 -- Postgres lets everybody execute a new function; these are only for whom they are granted to.
 revoke execute on all functions in schema chartloom from public;
 grant execute on function chartloom.document_stages(uuid[]), chartloom.document_jobs(uuid) to authenticated;
-grant execute on function chartloom.document_marks(uuid[]) to chartloom_console;
+grant execute on function chartloom.watched_marks(uuid[], uuid[]) to chartloom_console;
 grant execute on function chartloom.model_comparison() to chartloom_operator;

@@ -222,7 +222,8 @@ async def browser(base: str, watcher: Watcher) -> AsyncIterator[Page]:
                 {
                     "name": "__Host-chartloom-session",
                     "value": watcher.cookie,
-                    "url": base,
+                    # For HTTPS alone; Chromium sends it to this machine all the same.
+                    "url": base.replace("http:", "https:"),
                     "secure": True,
                     "httpOnly": True,
                 }

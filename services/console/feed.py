@@ -33,8 +33,8 @@ QUICK_SLEEP_SECONDS = 0.1
 UNDER_WAY_SECONDS = 1.0
 """While a watched document is under way: how far a job has come is announced by nobody either."""
 IDLE_SECONDS = 10.0
-READ_ANEW_SECONDS = 10.0
-"""What came by another door (the command line, another console) is seen by then."""
+READ_ANEW_SECONDS = 30.0
+"""What no mark tells: access that was granted or revoked, reviews."""
 FORGET_SECONDS = 60.0
 READERS = 3
 STALLED_SECONDS = 150.0
@@ -190,6 +190,8 @@ class Feed:
                 if self._database_ok or isinstance(error, asyncpg.PostgresError):
                     self._log.warning("look_failed", **describe_error(error))
                 self._database_ok = False
+                # What had moved may not have been read.
+                self._marks.clear()
                 await self._listener.sleep(1.0)
                 continue
             delay = QUICK_SLEEP_SECONDS if has_moved else min(delay * 2, UNDER_WAY_SECONDS)
@@ -213,10 +215,10 @@ class Feed:
         for user_id, feed in list(self._feeds.items()):
             if not feed.clients and now - feed.left_at > FORGET_SECONDS:
                 del self._feeds[user_id]
-        moved = await self._moved(self._watched())
+        moved = await self._moved()
         work = []
         for feed in self._feeds.values():
-            if now - feed.read_at > READ_ANEW_SECONDS:
+            if feed.user.user_id in moved or now - feed.read_at > READ_ANEW_SECONDS:
                 work.append(self._read(feed, None))
             elif own := moved & feed.entries.keys():
                 work.append(self._read(feed, own))
@@ -224,13 +226,15 @@ class Feed:
         await asyncio.gather(*work)
         return sum(feed.version for feed in self._feeds.values()) != versions
 
-    async def _moved(self, watched: set[UUID]) -> set[UUID]:
-        if not watched:
-            self._marks.clear()
+    async def _moved(self) -> set[UUID]:
+        """The watched documents that have moved, and the users who have a new one."""
+        if not self._feeds:
             return set()
-        rows = await self._pool.fetch("select * from chartloom.document_marks($1)", list(watched))
-        marks: dict[UUID, str] = {row["shell_file_id"]: row["mark"] for row in rows}
-        moved = {document_id for document_id in watched if marks.get(document_id) != self._marks.get(document_id)}
+        rows = await self._pool.fetch(
+            "select * from chartloom.watched_marks($1, $2)", list(self._feeds), list(self._watched())
+        )
+        marks: dict[UUID, str] = {row["id"]: row["mark"] for row in rows}
+        moved = {key for key in marks.keys() | self._marks.keys() if marks.get(key) != self._marks.get(key)}
         self._marks = marks
         return moved
 
