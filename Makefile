@@ -34,11 +34,15 @@ run: $(VENV)/.installed-run ## Turn records into timelines: the samples, or FILE
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests that take minutes at most
-	@$(VENV)/bin/pytest -m "not slow and not chaos"
+	@$(VENV)/bin/pytest -m "not slow and not chaos and not console"
 
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-dev $(VENV)/.installed-supabase $(VENV)/.installed-model ## Run the slow tests: fresh clones, each service alone, formal models
 	@$(VENV)/bin/pytest -m slow
+
+.PHONY: test-console
+test-console: $(VENV)/.installed-dev $(VENV)/.installed-browser ## Drive the console in a real Chromium; its pictures go to tests/console/out
+	@$(VENV)/bin/pytest -m console tests/console
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Let documents flow while everything fails that can: SECONDS=3600 SEED=1
@@ -49,7 +53,7 @@ images: ## Build and start the services' images without a Docker engine (root on
 	@ops/images.sh
 
 .PHONY: bench
-bench: bench-queue bench-record bench-burst bench-capacity bench-ocr bench-ai ## Measure everything; results go to bench/out
+bench: bench-queue bench-record bench-burst bench-capacity bench-ocr bench-ai bench-console ## Measure everything; results go to bench/out
 
 .PHONY: bench-queue
 bench-queue: $(VENV)/.installed-dev $(VENV)/.installed-peers ## Measure the queue beside its peers, 40 minutes; a part: ONLY="drain idle" RUNS=1
@@ -83,6 +87,10 @@ eval: $(VENV)/.installed-dev ## Score a provider and model on annotated document
 .PHONY: train
 train: $(VENV)/.installed-dev ## Train the local engine's models anew: MACCROBAT=folder
 	@$(VENV)/bin/python -m services.ai.training --corpus "$${MACCROBAT:-../shared/data/maccrobat}"
+
+.PHONY: bench-console
+bench-console: $(VENV)/.installed-dev $(VENV)/.installed-browser ## 200 pages that watch live, and one real browser
+	@RUNS="$${RUNS:-1}" $(VENV)/bin/python -m bench.console
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types, imports and the repository itself
@@ -123,12 +131,16 @@ release-dump: $(VENV)/.installed-dev ## Keep what a release leaves in a database
 lock-sql: $(VENV)/tools/bin/npm ## Write the lock file of Supabase's tooling anew
 	@$(SUPABASE_NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
+.PHONY: lock-console
+lock-console: $(VENV)/tools/bin/npm ## Write the lock file of the console's tests anew
+	@$(CONSOLE_NPM) install --package-lock-only --omit-lockfile-registry-resolved
+
 .PHONY: clean
 clean: ## Stop the embedded Postgres; delete the environment and all caches, but no records
 	@if [ -d .chartloom ] && [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python -c \
 	'from pathlib import Path; from cli.embedded_postgres import EmbeddedPostgres; EmbeddedPostgres(Path(".chartloom")).stop()' \
 	|| echo 'The embedded Postgres could not be stopped; going on.' >&2; fi
-	@rm -rf $(VENV) build *.egg-info bench/out bench/peers/node_modules ops/sql/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build *.egg-info bench/out bench/peers/node_modules ops/sql/node_modules tests/console/node_modules tests/console/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@if [ -d .chartloom ]; then echo 'Your records are still in .chartloom.'; fi
 
@@ -185,6 +197,26 @@ $(VENV)/.installed-peers: bench/requirements.lock bench/peers/package-lock.json 
 $(VENV)/.installed-model: bench/model/requirements.lock | $(VENV)/bin/pip
 	$(call step,Installing a model server,$(VENV)/bin/python -m venv $(VENV)/model && $(VENV)/model/bin/python -m pip --disable-pip-version-check -qq --no-input install --require-hashes -r bench/model/requirements.lock)
 	@touch $@
+
+
+# What drives the console's pages: Playwright, axe-core, and the machine's Chromium, which its wheels don't bring.
+CONSOLE_NPM := PATH="$(CURDIR)/$(VENV)/tools/bin:$$PATH" npm --prefix tests/console $(NPM_OPTIONS)
+
+$(VENV)/.installed-browser: requirements/browser.lock tests/console/package-lock.json $(VENV)/.installed-dev | $(VENV)/tools/bin/npm
+	$(call step,Installing requirements/browser.lock,$(PIP) install --require-hashes -r requirements/browser.lock)
+	$(call step,Installing axe-core,$(CONSOLE_NPM) ci >/dev/null)
+	@$(CHROMIUM)
+	@touch $@
+
+# Where it can't be installed, the tests say what is missing.
+define CHROMIUM
+if ! { command -v chromium || command -v chromium-browser || command -v google-chrome || [ -n "$${CHROMIUM:-}" ]; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    printf '==> Installing Chromium ...\n'; \
+    apt-get update -qq; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null || true; \
+    printf '    done in %d s\n' "$$SECONDS"; \
+fi
+endef
 
 # Supabase's tooling, whose advisors and whose way to apply migrations are checked: one binary, in a package of npm's.
 SUPABASE_NPM := PATH="$(CURDIR)/$(VENV)/tools/bin:$$PATH" npm --prefix ops/sql $(NPM_OPTIONS)

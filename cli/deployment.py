@@ -23,6 +23,8 @@ from .embedded_postgres import EmbeddedPostgres
 
 CHECKOUT = Path(__file__).parents[1]
 SERVICES = ("ocr", "ai", "persister", "sweeper")
+CONSOLE = "console"
+"""The pages: a fifth service, which works on no job."""
 OWNER = "chartloom_owner"
 DATABASE = "chartloom"
 
@@ -39,6 +41,14 @@ class Deployment:
     storage_url: str
     home: Path
     is_embedded: bool
+    console_key: str | None = None
+    """What signs in the local user; where it is None, Supabase's users sign in or nobody can."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Those that can run here: without a way to sign in there is no console."""
+        can_sign_in = self.console_key is not None or bool(os.environ.get("SUPABASE_URL"))
+        return (*SERVICES, CONSOLE) if can_sign_in else SERVICES
 
     def storage(self) -> Storage:
         """Raises ConfigurationError."""
@@ -79,7 +89,7 @@ async def open_deployment(migrations: Migrations = "require") -> AsyncIterator[D
     (home / "storage").mkdir(mode=0o700, exist_ok=True)
     storage_url = os.environ.get("STORAGE_URL") or os.environ.get("SUPABASE_URL") or (home / "storage").as_uri()
     if url := os.environ.get("DATABASE_URL"):
-        deployment = Deployment(url, dict.fromkeys(SERVICES, url), storage_url, home, is_embedded=False)
+        deployment = Deployment(url, dict.fromkeys((*SERVICES, CONSOLE), url), storage_url, home, is_embedded=False)
         async with deployment.owner() as connection:
             if migrations == "apply":
                 await migrate(connection)
@@ -113,10 +123,11 @@ async def _open_embedded(postgres: EmbeddedPostgres, home: Path, storage_url: st
 
     deployment = Deployment(
         owner_url=url(OWNER),
-        service_urls={service: url(f"chartloom_{service}") for service in SERVICES},
+        service_urls={service: url(f"chartloom_{service}") for service in (*SERVICES, CONSOLE)},
         storage_url=storage_url,
         home=home,
         is_embedded=True,
+        console_key=None if os.environ.get("SUPABASE_URL") else _password(secret, "console key"),
     )
     # Every step finds out for itself whether it is done: a first start may have been killed anywhere.
     admin = await connect(server.admin_url, application_name="chartloom cli")
@@ -126,7 +137,7 @@ async def _open_embedded(postgres: EmbeddedPostgres, home: Path, storage_url: st
         await _ensure_database(admin, server.admin_url, secret)
         async with deployment.owner() as connection:
             await migrate(connection)
-        for service in SERVICES:
+        for service in (*SERVICES, CONSOLE):
             await _ensure_sign_in(admin, f"chartloom_{service}", secret)
     finally:
         await admin.close()
@@ -155,5 +166,7 @@ async def _ensure_database(admin: asyncpg.Connection, admin_url: str, secret: st
         if not await inside.fetchval("select to_regprocedure('auth.uid()') is not null"):
             async with inside.transaction():
                 await inside.execute((FOLDER / "plain_postgres.sql").read_text())
+        # A home of release 0.1.0 lacks the option, as plain_postgres.sql did.
+        await inside.execute(f"grant authenticated to {OWNER} with admin option")
     finally:
         await inside.close()

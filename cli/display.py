@@ -122,7 +122,7 @@ def print_next_steps(console: Console, home: Path, json_path: Path | None) -> No
     name = command()
     lines = [
         f"every word with its box, every fact with its place:  {name} process FILE --json {json_path or 'OUT.json'}",
-        f"keep it running and watch the queue:  {name} up,  {name} status,  {name} jobs",
+        f"keep it running, with pages to look at:  {name} up  (and  {name} status,  {name} jobs)",
         f"what the services said:  {home / 'logs'}",
         f"your files and what was found stay in:  {home}",
         "how it works:  docs/architecture.md,  docs/job-contract.md",

@@ -47,7 +47,7 @@ def process(
 
 @app.command()
 def up() -> None:
-    """Run the database and the four services in the foreground, with their logs. Ctrl-C drains them."""
+    """Run the database, the services and the console in the foreground, with their logs. Ctrl-C drains them."""
     run(_up())
 
 
@@ -60,8 +60,10 @@ async def _up() -> None:
         if not supervisor.acquire():
             err.print("The services of this folder run already, in another terminal.")
             raise typer.Exit(1)
-        supervisor.start()
+        supervisor.start(deployment.services)
         err.print("[bold]Chartloom is up[/bold]; process files from another terminal, ctrl-C drains and stops.")
+        if supervisor.console_address:
+            err.print(f"The console: {supervisor.console_address}", highlight=False, soft_wrap=True)
         try:
             while not interrupted.is_set():
                 supervisor.check()

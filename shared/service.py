@@ -122,7 +122,7 @@ async def _serve(
         )
         runtime = Runtime(service=service, settings=settings, pool=pool, listener=listener, closing=closing)
         loop = build(runtime)
-        health = HealthServer(host=settings.health_host, port=settings.port, live=loop.live, ready=loop.ready)
+        health = HealthServer(host=settings.health_host, port=settings.probe_port, live=loop.live, ready=loop.ready)
         port = await health.start()
 
         def stop(name: str) -> None:

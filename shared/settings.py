@@ -38,6 +38,11 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @property
+    def probe_port(self) -> int:
+        """PORT, but for a service that serves something else there."""
+        return self.port
+
+    @property
     def listen_url(self) -> str:
         return (self.listen_database_url or self.database_url).get_secret_value()
 

@@ -16,7 +16,8 @@ from shared.database import connect
 from shared.migrate import FOLDER, migrate
 
 OWNER = "chartloom_owner"
-SERVICE_ROLES = ("chartloom_ocr", "chartloom_ai", "chartloom_persister", "chartloom_sweeper")
+WORKER_ROLES = ("chartloom_ocr", "chartloom_ai", "chartloom_persister", "chartloom_sweeper")
+SERVICE_ROLES = (*WORKER_ROLES, "chartloom_console")
 PASSWORD = "only-in-tests"
 TEMPLATE = "template_chartloom"
 

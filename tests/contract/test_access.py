@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.conftest import SERVICE_ROLES, Database, Patient
+from tests.conftest import SERVICE_ROLES, WORKER_ROLES, Database, Patient
 from tests.users import RefusedError, as_user, upload
 
 PATIENT_TABLES = [
@@ -217,7 +217,7 @@ async def test_a_user_cannot_turn_back_the_clock_that_ends_a_grant(owner: asyncp
         assert await as_user(owner, delegate, "select count(*) from user_profiles") == 0
 
 
-@pytest.mark.parametrize("role", SERVICE_ROLES)
+@pytest.mark.parametrize("role", WORKER_ROLES)
 async def test_a_service_cannot_set_the_clock(database: Database, role: str) -> None:
     connection = await database.connect(role)
     await connection.execute("select set_config('chartloom.clock', '2100-01-01', false)")

@@ -60,6 +60,8 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("service_role", "storage.objects"): set(VERBS),
     ("service_role", "storage.buckets"): set(VERBS),
     ("chartloom_operator", "chartloom.processing_errors"): {"select"},
+    ("chartloom_operator", "chartloom.job_queue"): {"select"},
+    ("chartloom_operator", "chartloom.job_archive"): {"select"},
     ("chartloom_operator", "chartloom.workers"): {"select"},
     ("chartloom_operator", "chartloom.job_types"): {"select"},
     ("chartloom_operator", "chartloom.pipeline_steps"): {"select"},

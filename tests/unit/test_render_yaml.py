@@ -100,15 +100,15 @@ def test_a_cron_job_without_a_window_is_none() -> None:
     jsonschema.validate(blueprint, SCHEMA, jsonschema.Draft202012Validator)
 
 
-def test_there_is_one_worker_for_each_service_folder() -> None:
+def test_there_is_one_service_for_each_folder() -> None:
     folders = {path.parent.name for path in REPOSITORY.glob("services/*/pyproject.toml")}
     assert SERVICES.keys() == folders
 
 
 @each_service
-def test_it_is_a_docker_worker_without_a_public_port_deployed_when_checks_pass(name: str) -> None:
+def test_it_is_a_docker_service_deployed_when_checks_pass_and_only_the_console_is_public(name: str) -> None:
     service = SERVICES[name]
-    assert (service["type"], service["runtime"]) == ("worker", "docker")
+    assert (service["type"], service["runtime"]) == ("web" if name == "console" else "worker", "docker")
     assert service["autoDeployTrigger"] == "checksPass"
     assert service["dockerContext"] == "."
     dockerfile = REPOSITORY / service["dockerfilePath"]
@@ -176,6 +176,11 @@ def test_no_secret_is_in_the_file(name: str) -> None:
 
 def test_only_the_ai_service_holds_the_models_key() -> None:
     assert [name for name in SERVICES if "OPENAI_API_KEY" in variables(name)] == ["ai"]
+
+
+def test_only_the_consoles_users_sign_in_and_never_as_the_local_user() -> None:
+    assert [name for name in SERVICES if "SUPABASE_ANON_KEY" in variables(name)] == ["console"]
+    assert not any("CONSOLE_DEVELOPMENT_KEY" in variables(name) for name in SERVICES)
 
 
 def test_migrations_run_before_the_deploy_of_exactly_one_service() -> None:
