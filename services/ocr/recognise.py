@@ -18,7 +18,7 @@ LANGUAGE = "eng"
 _OSD = "osd"
 
 _REMOTE_QUALITY = 92
-"""1 MB for A4 at 300 dpi, no error more than losslessly; a PNG of a noisy scan is over what Google Vision takes."""
+"""1 MB and 17 ms for A4 at 300 dpi. A PNG takes 200 ms and 3 MB, of a noisy scan more: Vision takes 10 MB of base64."""
 
 _DOUBTFUL = 0.8
 _SURE_AGAIN = 0.85

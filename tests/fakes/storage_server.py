@@ -105,7 +105,7 @@ class FakeStorage:
         async for part in await request.multipart():
             if part.name == "file":  # type: ignore[union-attr]
                 mime_type = part.headers.get("Content-Type", mime_type)
-                content = await part.read()  # type: ignore[union-attr]
+                content = bytes(await part.read())  # type: ignore[union-attr]
         if len(content) > MAX_BYTES:
             return refusal(413, "Payload too large", "The object exceeded the maximum allowed size")
         if self.allowed_types is not None and mime_type not in self.allowed_types:

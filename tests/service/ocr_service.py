@@ -17,7 +17,7 @@ from services.ocr.scan.scanner import Scanner
 from shared.database import open_pool
 from shared.listener import Listener
 from shared.settings import ServiceSettings
-from shared.storage import LocalStorage, once
+from shared.storage import Storage, once
 from shared.worker import Worker
 from tests.conftest import Database, Patient
 from tests.users import upload
@@ -32,7 +32,7 @@ def make_reader() -> DocumentReader:
 
 @asynccontextmanager
 async def service(
-    database: Database, storage: LocalStorage, *, concurrency: int = 2, reader: DocumentReader | None = None
+    database: Database, storage: Storage, *, concurrency: int = 2, reader: DocumentReader | None = None
 ) -> AsyncIterator[Worker]:
     """Claims jobs until the block ends."""
     url = database.url("chartloom_ocr")
@@ -64,7 +64,7 @@ async def service(
         pool.terminate()
 
 
-async def submit(owner: asyncpg.Connection, storage: LocalStorage, patient: Patient, content: bytes) -> UUID:
+async def submit(owner: asyncpg.Connection, storage: Storage, patient: Patient, content: bytes) -> UUID:
     path = f"{patient.profile_id}/{hashlib.sha256(content).hexdigest()}"
     await storage.put(path, once(content))
     return await upload(owner, patient.user_id, patient.profile_id, content)

@@ -4,12 +4,16 @@ import tracemalloc
 from collections.abc import AsyncIterator
 
 import aiohttp
+import asyncpg
 import pytest
 
 from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
 from shared.storage import Storage, once, open_storage
+from tests.conftest import Database, Patient
 from tests.fakes import storage_server
 from tests.fakes.storage_server import BUCKET, KEY, FakeStorage, Fault
+from tests.service.ocr_documents import LETTER, pdf, text
+from tests.service.ocr_service import service, submit, until_read
 
 
 @pytest.fixture
@@ -132,3 +136,17 @@ async def test_a_download_is_never_whole_in_memory(server: FakeStorage, storage:
         assert tracemalloc.get_traced_memory()[0] - before < 8 << 20
     tracemalloc.stop()
     assert size == 20 << 20
+
+
+async def test_a_document_is_read_from_there_and_its_images_are_put_there(
+    server: FakeStorage, storage: Storage, database: Database, owner: asyncpg.Connection, patient: Patient
+) -> None:
+    await owner.execute("update chartloom.job_types set backoff_base_seconds = 0.01")
+    document = await submit(owner, storage, patient, pdf(text(LETTER), text(LETTER)))
+    server.faults = [Fault(status=503), Fault(cut_after=100)]
+    async with service(database, storage):
+        await until_read(owner, document)
+    images = await owner.fetch("select image_path from ocr_pages order by page")
+    assert [server.files[row["image_path"]].mime_type for row in images] == ["image/jpeg"] * 2
+    codes = await owner.fetch("select code from chartloom.processing_errors order by id")
+    assert [row["code"] for row in codes] == ["storage_failed", "storage_unreachable"]

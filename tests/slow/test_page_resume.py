@@ -33,7 +33,7 @@ def scan(path: Path) -> None:
     for number in range(PAGES):
         page = Image.new("L", (1240, 1754), 255)
         lines = [f"Page number {number + 1}", f"Diagnosis: {DIAGNOSES[number % 7]}", f"Symptom: {SYMPTOMS[number % 6]}"]
-        lines += [f"The patient takes {MEDICINES[(number + line) % 7]} every day" for line in range(12)]
+        lines += [f"The patient takes {MEDICINES[(number + line) % 7]} every day" for line in range(4)]
         for line, words in enumerate(lines):
             ImageDraw.Draw(page).text((120, 120 + 60 * line), words, font_size=34, fill=0)
         pages.append(page)
