@@ -125,9 +125,7 @@ async def test_a_page_on_which_children_are_killed_again_and_again_is_a_typed_er
     assert len(children) == 2
 
 
-async def test_a_child_that_crashes_is_a_typed_error(
-    endless: Path, children: list[asyncio.subprocess.Process]
-) -> None:
+async def test_a_child_that_crashes_is_a_typed_error(endless: Path, children: list[asyncio.subprocess.Process]) -> None:
     with pytest.raises(TerminalError) as caught:
         await reader().read(endless, on_page=lambda done, total: children[0].send_signal(signal.SIGSEGV))
     assert caught.value.code == "page_reader_died"

@@ -1,0 +1,1 @@
+"""What reading a document costs, in time, memory and errors."""
