@@ -7,6 +7,7 @@ By itself: ``python -m bench.ocr.memory``.
 """
 
 import io
+import sys
 from pathlib import Path
 
 import pikepdf
@@ -85,6 +86,4 @@ def _long_scan() -> bytes:
 
 
 if __name__ == "__main__":
-    import bench.ocr.memory
-
-    run_suite("ocr-memory", (bench.ocr.memory,))
+    run_suite("ocr-memory", (sys.modules[__name__],))
