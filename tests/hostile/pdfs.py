@@ -249,7 +249,7 @@ PDFS: dict[str, Callable[[], bytes]] = {
         page=b"/Annots [%s]"
         % b" ".join(b"<< /Type /Annot /Subtype /Square /Rect [1 1 9 9] /C [1 0 0] >>" for _ in range(100_000))
     ),
-    "a wall of text": lambda: wall_of_text(3_000_000),
+    "a wall of text": lambda: wall_of_text(700_000),
     "a wall of glyphs": wall_of_glyphs,
     # Impossible.
     "a page a mile wide": lambda: one_page(box=b"0 0 1000000000 1000000000"),
