@@ -17,8 +17,8 @@ from tests.end_to_end.conftest import SAMPLES, chartloom, process
 
 SCANS = SHARED_DATA / "scans"
 DOCUMENT_KEYS = {
-    "file", "shell_file_id", "patient_id", "status", "error", "trace_id", "scan", "pages", "entities", "narrative", "timeline",
-    "waiting", "stages",
+    "file", "shell_file_id", "patient_id", "status", "error", "trace_id", "scan", "pages", "entities", "narrative",
+    "timeline", "waiting", "stages",
 }  # fmt: skip
 ENTITY_KEYS = {
     "id", "kind", "label", "text", "assertion", "subject", "attributes", "codes", "links", "uncertain", "source",

@@ -83,6 +83,12 @@ def heic(content: bytes = b"") -> bytes:
     return box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", b"\0\0\0\0" + content)
 
 
+def _tiff_bomb() -> bytes:
+    packed = zeros(900)
+    entries = tiff_frame(30_000, 3_300, t259=8, t279=len(packed))
+    return tiff(entries, data=packed)
+
+
 OTHERS: dict[str, Callable[[], bytes]] = {
     "PNG of 3 600 000 000 pixels": lambda: png(60_000, 60_000, zlib.compress(b"")),
     "PNG of 4 billion by 4 billion": lambda: png(2**31 - 1, 2**31 - 1, zlib.compress(b"")),
@@ -90,8 +96,12 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "PNG of 99 000 000 pixels": lambda: png(9_949, 9_949, zeros(95)),
     "PNG in colour of 99 000 000 pixels": lambda: paper("PNG", 9_900, 9_900, "1"),
     "PNG one pixel high": lambda: png(1_000_000, 1, zlib.compress(b"\0" + b"\xff" * 1_000_000)),
-    "PNG with a bomb as its note": lambda: png(9, 9, zlib.compress(b"\0" * 90), png_chunk(b"zTXt", b"a\0\0" + zeros(512))),
-    "PNG with a bomb as its colours": lambda: png(9, 9, zlib.compress(b"\0" * 90), png_chunk(b"iCCP", b"a\0\0" + zeros(512))),
+    "PNG with a bomb as its note": lambda: png(
+        9, 9, zlib.compress(b"\0" * 90), png_chunk(b"zTXt", b"a\0\0" + zeros(512))
+    ),
+    "PNG with a bomb as its colours": lambda: png(
+        9, 9, zlib.compress(b"\0" * 90), png_chunk(b"iCCP", b"a\0\0" + zeros(512))
+    ),
     "PNG that ends early": lambda: paper("PNG")[:-40],
     "PNG whose data is too long": lambda: png(9, 9, zeros(512)),
     "JPEG that ends early": lambda: paper("JPEG", 2000, 2000)[:4000],
@@ -102,11 +112,11 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "TIFF whose frames go round": lambda: tiff(tiff_frame(9, 9), after=8, data=b"\0" * 1000),
     "TIFF of 4 000 000 000 pixels": lambda: tiff(tiff_frame(64_000, 64_000)),
     "TIFF with more strips than bytes": lambda: tiff([(273, 4, 2**31, 8), (279, 4, 2**31, 8), *tiff_frame(9, 9)]),
-    "TIFF with a bomb as its strip": lambda: _tiff_bomb(),
+    "TIFF with a bomb as its strip": _tiff_bomb,
     "TIFF and nothing": lambda: b"II*\0\x08\0\0\0",
     "WebP of 268 000 000 pixels": lambda: webp(16_384, 16_384),
     "WebP that ends early": lambda: paper("WEBP", mode="RGB")[:-20],
-    "HEIC and nothing": lambda: heic(),
+    "HEIC and nothing": heic,
     "HEIC of noise": lambda: heic(bytes(range(256)) * 40),
     "GIF": lambda: paper("GIF"),
     "BMP": lambda: paper("BMP"),
@@ -116,7 +126,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "NULs": lambda: b"\0" * 1_000_000,
     "EICAR": lambda: EICAR,
     "a text with a NUL": lambda: LETTER + b"\0" + LETTER,
-    "a text in marks of direction": lambda: ("\u202e\u2066" * 1000 + "aspirin\u0301" * 100).encode(),
+    "a text in marks of direction": lambda: b"\xe2\x80\xae\xe2\x81\xa6" * 1000 + "aspirin\u0301".encode() * 100,
     "a text of half a million words": lambda: b"a " * 262_144,
     "a text of one line and one word": lambda: b"a" * 524_288,
     "a text of empty lines": lambda: b"\n" * 524_288,
@@ -128,9 +138,3 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "JPEG and PDF": lambda: paper("JPEG") + one_page(),
     "PNG and ZIP": lambda: paper("PNG") + archive(),
 }
-
-
-def _tiff_bomb() -> bytes:
-    packed = zeros(900)
-    entries = tiff_frame(30_000, 3_300, t259=8, t279=len(packed))
-    return tiff(entries, data=packed)

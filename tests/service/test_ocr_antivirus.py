@@ -29,9 +29,7 @@ def antivirus(address: str, *, is_required: bool = False, seconds: float = 10) -
 
 
 async def verdict_on(path: Path, antivirus: Antivirus | None) -> Verdict:
-    scanner = Scanner(
-        sandbox=Sandbox("builtin"), limits=ReaderLimits(), policy=DEFAULT_POLICY, antivirus=antivirus
-    )
+    scanner = Scanner(sandbox=Sandbox("builtin"), limits=ReaderLimits(), policy=DEFAULT_POLICY, antivirus=antivirus)
     return await scanner.scan(path, NOTHING)
 
 
@@ -69,14 +67,11 @@ async def test_a_file_that_cannot_be_read_is_quarantined_all_the_same_where_it_i
 
 
 @pytest.mark.parametrize("trouble", ["away", "too large for it", "silent"])
-async def test_without_a_verdict_a_file_waits_where_one_is_required(
-    clean: Path, tmp_path: Path, trouble: str
-) -> None:
+async def test_without_a_verdict_a_file_waits_where_one_is_required(clean: Path, tmp_path: Path, trouble: str) -> None:
     async with running_clamd(
         tmp_path, most=10 if trouble == "too large for it" else 2**20, is_silent=trouble == "silent"
-    ) as address:
-        if trouble == "away":
-            address = f"unix://{tmp_path}/nobody"
+    ) as there:
+        address = f"unix://{tmp_path}/nobody" if trouble == "away" else there
         assert (await antivirus(address, seconds=1).scan(clean)).status == "unavailable"
         with pytest.raises(BusyError) as busy:
             await antivirus(address, is_required=True, seconds=1).scan(clean)

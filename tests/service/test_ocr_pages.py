@@ -232,6 +232,18 @@ def test_every_frame_of_a_tiff_is_a_page(tmp_path: Path) -> None:
     assert [page.page for page in read(path)] == [1, 2, 3]
 
 
+def test_a_phones_photo_is_read_as_it_comes() -> None:
+    (page,) = read(Path(__file__).with_name("photo.heic"))
+    assert "Apixaban 5 mg twice daily" in page.text
+
+
+def test_of_a_moving_picture_the_first_moment_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("L", (200, 300), 255) for _ in range(3)]
+    path = tmp_path / "moving"
+    frames[0].save(path, "WEBP", save_all=True, append_images=[frame.point(lambda _: 0) for frame in frames[1:]])
+    assert [page.text_source for page in read(path)] == ["blank"]
+
+
 def test_plain_text_is_its_own_text_to_the_byte(written: Callable[[bytes], list[Page]]) -> None:
     content = "Plan:\r\n\tmetformin 500 mg – twice daily\r\n\n" + "x" * 300 + "\nno fever"
     (page,) = written(content.encode())

@@ -66,7 +66,9 @@ async def test_active_and_ambiguous_content_is_found_however_it_is_written(
     assert verdict.decision == decision
 
 
-@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.*g")) + sorted(SAMPLES.glob("*.pdf")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(SAMPLES.glob("*.*g")) + sorted(SAMPLES.glob("*.pdf")), ids=lambda path: path.name
+)
 async def test_an_ordinary_record_is_allowed(path: Path) -> None:
     verdict = await scanned(path, Announced(path.suffix[1:], None))
     assert (verdict.decision, verdict.reason, verdict.findings) == ("allow", None, ())

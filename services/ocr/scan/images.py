@@ -1,5 +1,6 @@
 """An image's own word about its size, read from its header: nothing is decoded."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -15,8 +16,7 @@ def count_frames(path: Path, kind: ImageKind, limits: ReaderLimits) -> int:
     try:
         with Image.open(path, formats=[PILLOW_FORMATS[kind]]) as image:
             # Of other kinds a second frame is a thumbnail, a depth map or a moment later.
-            frames = int(getattr(image, "n_frames", 1)) if kind == "tiff" else 1
-            sizes = [_pixels(image, frame) for frame in range(min(frames, limits.max_frames))]
+            sizes = list(_sizes(image, limits.max_frames + 1 if kind == "tiff" else 1))
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -24,13 +24,18 @@ def count_frames(path: Path, kind: ImageKind, limits: ReaderLimits) -> int:
     except Exception as error:
         # Pillow raises whatever its parsers stumble over.
         raise Refusal("file_corrupt") from error
-    if frames > limits.max_frames:
+    if len(sizes) > limits.max_frames:
         raise Refusal("file_too_long")
     if max(sizes) > limits.max_image_pixels:
         raise Refusal("page_too_large")
-    return frames
+    return len(sizes)
 
 
-def _pixels(image: Image.Image, frame: int) -> int:
-    image.seek(frame)
-    return image.width * image.height
+def _sizes(image: Image.Image, most: int) -> Iterator[int]:
+    """Pixels of one frame after another: asked for their number, Pillow would walk to the last of ten thousand."""
+    for frame in range(most):
+        try:
+            image.seek(frame)
+        except EOFError:
+            return
+        yield image.width * image.height
