@@ -18,7 +18,7 @@ _SURE_IN_PROSE = 0.88
 """The same where the words around it make it likelier."""
 _SURE_ALL = 0.8
 """The same where all readings agree, of the surest: ranges and what has a sign before it are seldom surer than 0.9."""
-_SURE_MOST = 0.92
+_SURE_MOST = 0.88
 """The same where one doesn't, of the least sure of those that do."""
 _SURE_LETTERS = 0.85
 """Confidence from which letters alone are taken for what they are."""
@@ -26,7 +26,7 @@ _SURE_LETTERS = 0.85
 _PIECES = {"=": 2, ":": 2, ";": 2, "%": 3, "i": 2, "j": 2, "±": 2, "≤": 2, "≥": 2, "!": 2, "?": 2, "÷": 3}
 """Pieces of ink of a character; of all others one."""
 
-_DASHES = str.maketrans("–—−‐", "----")
+_DASHES = re.compile("[-–—−‐~]+")
 
 
 class Verdict(NamedTuple):
@@ -113,4 +113,4 @@ def _lowest(words: Sequence[ReadWord]) -> float:
 
 
 def _bare(words: Sequence[ReadWord]) -> str:
-    return "".join(word.text for word in words).translate(_DASHES)
+    return _DASHES.sub("-", "".join(word.text for word in words))

@@ -22,6 +22,8 @@ from .rules import Grey
 from .slant import measure_slant
 from .tables import read_tables
 
+cv2.setNumThreads(1)  # one page, one core
+
 _MIN_SKEW_DEGREES = 0.2
 """Below it Tesseract follows the line itself, and turning only softens the letters."""
 _SURE = 0.75
