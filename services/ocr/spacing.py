@@ -9,7 +9,7 @@ from .page_text import ReadWord
 
 _ONE_PIECE_EACH = re.compile(r"[\d.,<>+\-–—()/]+").fullmatch
 _SIGNS = "<>+-–—()/"
-_SPACE = 0.3
+_SPACE = 0.37
 """Of a capital's height. Looked for beside signs only: digits and points of a typewriter stand as far apart."""
 
 
