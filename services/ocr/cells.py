@@ -18,6 +18,10 @@ _INK = 70
 """Levels below the paper from which a pixel is ink: a full stop out of focus has half the contrast of a letter."""
 
 
+_MANY_ROWS, _GAP_OF_MANY, _GAP_OF_FEW = 8, 0.5, 0.85
+"""Heights of a capital: a space between words is 0.4, and in many rows few of them lie below each other."""
+
+
 class Mark(NamedTuple):
     """A connected piece of ink: a letter, a digit, a point."""
 
@@ -138,39 +142,69 @@ def _with_columns(
     """The grid's cells; where no rule parts its columns, parted where white runs through all rows."""
     if grid.has_columns or not found:
         return grid.cells, found
-    edges = [edge + origin[0] for edge in _column_edges(list(found.values()), letter_height)]
+    # Measured along each row's own rule: a photo's perspective leans the columns, and would close the gaps.
+    level = _Levelled(grid, origin)
+    rows = [
+        [(level.along(mark.left, mark.top), level.along(mark.right, mark.top), mark.height) for mark in marks]
+        for marks in found.values()
+    ]
+    edges = _column_edges(rows, letter_height)
     cells: list[GridCell] = []
-    marks: dict[int, list[Mark]] = {}
+    parted: dict[int, list[Mark]] = {}
     for place, cell in enumerate(grid.cells):
-        bounds = [cell.box[0], *edges, cell.box[2]]
+        _, top, _, bottom = cell.box
+        bounds = [cell.box[0], *(level.across(edge, (top + bottom) / 2) for edge in edges), cell.box[2]]
         for col, (left, right) in enumerate(pairwise(bounds)):
             inside = [m for m in found.get(place, []) if left <= (m.left + m.right) / 2 + origin[0] < right]
             if inside:
-                marks[len(cells)] = inside
-            cells.append(GridCell(cell.row, col, (left, cell.box[1], right, cell.box[3])))
-    return tuple(cells), marks
+                parted[len(cells)] = inside
+            cells.append(GridCell(cell.row, col, (left, top, right, bottom)))
+    return tuple(cells), parted
 
 
-def _column_edges(rows: list[list[Mark]], letter_height: float) -> list[float]:
-    """The middles of the gaps that run through all rows, wider than a space between words. In the marks' pixels."""
-    right = max(mark.right for row in rows for mark in row)
-    inked = np.zeros((len(rows), right + 1), dtype=bool)
+class _Levelled:
+    """Places along the rows of a table that perspective has bent into a trapezium."""
+
+    def __init__(self, grid: Grid, origin: tuple[int, int]) -> None:
+        ys = [(rule.at(rule.start) + rule.at(rule.end)) / 2 for rule in grid.across]
+        self._start = np.polyfit(ys, [rule.start for rule in grid.across], 1)
+        self._end = np.polyfit(ys, [rule.end for rule in grid.across], 1)
+        self._width = float(np.median([rule.end - rule.start for rule in grid.across]))
+        self._origin = origin
+
+    def along(self, x: float, y: float) -> float:
+        """Of a mark's pixel, how far it is from the row's beginning, in rows of one width."""
+        page_y = y + self._origin[1]
+        start, end = np.polyval(self._start, page_y), np.polyval(self._end, page_y)
+        return float((x + self._origin[0] - start) / (end - start) * self._width)
+
+    def across(self, along: float, page_y: float) -> float:
+        """And back: x on the page."""
+        start, end = np.polyval(self._start, page_y), np.polyval(self._end, page_y)
+        return float(start + along / self._width * (end - start))
+
+
+def _column_edges(rows: list[list[tuple[float, float, int]]], letter_height: float) -> list[float]:
+    """The middles of the gaps that run through all rows of marks (left, right, height)."""
+    right = max(mark[1] for row in rows for mark in row)
+    inked = np.zeros((len(rows), int(right) + 2), dtype=bool)
     for number, row in enumerate(rows):
-        for mark in row:
-            inked[number, mark.left : mark.right] = True
+        for left, end, _ in row:
+            inked[number, max(0, int(left)) : max(0, int(end)) + 1] = True
     # A heading over several columns, or two among very many rows, doesn't close a gap.
     used = inked.sum(axis=0) > 0.05 * len(rows)
     changes = np.flatnonzero(np.diff(used.astype(np.int8), prepend=0, append=0))
     stretches = list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
     # The dashes of aligned ranges are no column of their own.
     dashes = [
-        all(mark.height < 0.3 * letter_height for row in rows for mark in row if a <= (mark.left + mark.right) / 2 < b)
-        for a, b in stretches
+        all(height < 0.3 * letter_height for row in rows for a, b, height in row if first <= (a + b) / 2 < last)
+        for first, last in stretches
     ]
+    narrowest = (_GAP_OF_MANY if len(rows) >= _MANY_ROWS else _GAP_OF_FEW) * letter_height
     return [
         (end + start) / 2
         for (_, end), (start, _), before, after in zip(stretches, stretches[1:], dashes, dashes[1:], strict=False)
-        if start - end > 0.85 * letter_height and not before and not after
+        if start - end > narrowest and not before and not after
     ]
 
 

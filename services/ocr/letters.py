@@ -21,7 +21,10 @@ def unread_spots(page: Grey, dpi: int, boxes: Iterable[Box]) -> list[Box]:
     height, width = (max(1, side // factor) for side in page.shape)
     small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA)
     for x0, y0, x1, y1 in boxes:
-        left, top, right, bottom = (int(edge / factor) for edge in (x0, y0, x1, y1))
+        # A box may end before its word's last letter does.
+        reach = 0.6 * (y1 - y0)
+        x0, x1 = x0 - reach, x1 + reach  # noqa: PLW2901
+        left, top, right, bottom = (max(0, int(edge / factor)) for edge in (x0, y0, x1, y1))
         small[top : bottom + 1, left : right + 1] = 255
     paper = float(np.percentile(small[::4, ::4], 90))
     _, _, stats, _ = cv2.connectedComponentsWithStats((small < paper - 60).astype(np.uint8))

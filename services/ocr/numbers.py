@@ -12,19 +12,21 @@ _NUMBER = re.compile(r"[<>=≤≥~±+\-(\[]*\d+(?:[.,:/]\d+)*(?:[-–—]\d+(?:[
 
 _UNIT = re.compile(r"x?10[*^](12|9|6|3)/[A-Za-z]+|HbA1c")
 
-_SURE_ONCE = 0.88
-"""Confidence from which a number that was read once is taken for certain."""
-_SURE_TOGETHER = 0.85
-"""The same where another reading agrees, of the better of the two."""
-_SURE_ALL = 0.7
-"""The same where three agree."""
+_SURE_ONCE = 0.94
+"""Confidence from which a number that was read once is taken for certain: 3.5 was read as 3.2 with 0.91."""
+_SURE_IN_PROSE = 0.88
+"""The same where the words around it make it likelier."""
+_SURE_ALL = 0.8
+"""The same where all readings agree, of the surest: ranges and what has a sign before it are seldom surer than 0.9."""
+_SURE_MOST = 0.88
+"""The same where one doesn't, of the least sure of those that do."""
 _SURE_LETTERS = 0.85
 """Confidence from which letters alone are taken for what they are."""
 
 _PIECES = {"=": 2, ":": 2, ";": 2, "%": 3, "i": 2, "j": 2, "±": 2, "≤": 2, "≥": 2, "!": 2, "?": 2, "÷": 3}
 """Pieces of ink of a character; of all others one."""
 
-_DASHES = str.maketrans("–—−‐", "----")
+_DASHES = re.compile("[-–—−‐~]+")
 
 
 class Verdict(NamedTuple):
@@ -40,7 +42,7 @@ def has_digit(text: str) -> bool:
 
 def is_doubtful(word: ReadWord) -> bool:
     """Whether a word of prose, which is read once, is a number that may well be another."""
-    return has_digit(word.text) and (word.confidence < _SURE_ONCE or _is_mixed_up(word.text))
+    return has_digit(word.text) and (word.confidence < _SURE_IN_PROSE or _is_mixed_up(word.text))
 
 
 def agree(one: Sequence[ReadWord], other: Sequence[ReadWord]) -> bool:
@@ -69,11 +71,14 @@ def settle(readings: Sequence[Sequence[ReadWord]], marks: Sequence[Mark], *, is_
         is_word = len("".join(word.text for word in chosen)) >= 3 and max(together) >= _SURE_LETTERS
         digits_elsewhere = any(has_digit(word.text) for other in readings for word in other)
         return Verdict(tuple(chosen), not chosen or (is_numeric and not is_word) or (digits_elsewhere and not is_word))
-    needed = {1: _SURE_ONCE, 2: _SURE_TOGETHER}.get(len(together), _SURE_ALL)
-    is_certain = (
-        max(together) >= needed and _fits_ink(chosen, marks) and not any(_is_mixed_up(word.text) for word in chosen)
-    )
-    return Verdict(tuple(chosen), not is_certain)
+    if len(readings) == 1:
+        is_sure = together[0] >= _SURE_ONCE
+    else:
+        is_sure = (len(together) == len(readings) and max(together) >= _SURE_ALL) or (
+            len(together) > 1 and min(together) >= _SURE_MOST
+        )
+    is_mixed_up = any(_is_mixed_up(word.text) for word in chosen)
+    return Verdict(tuple(chosen), is_mixed_up or not is_sure or not _fits_ink(chosen, marks))
 
 
 def _fits_ink(words: Sequence[ReadWord], marks: Sequence[Mark]) -> bool:
@@ -102,8 +107,10 @@ def _is_mixed_up(text: str) -> bool:
 
 
 def _lowest(words: Sequence[ReadWord]) -> float:
-    return min((word.confidence for word in words), default=0.0)
+    """Of the words with digits, if any has: a dash alone is never sure, and needn't be."""
+    numbers = [word.confidence for word in words if has_digit(word.text)]
+    return min(numbers or [word.confidence for word in words], default=0.0)
 
 
 def _bare(words: Sequence[ReadWord]) -> str:
-    return "".join(word.text for word in words).translate(_DASHES)
+    return _DASHES.sub("-", "".join(word.text for word in words))

@@ -35,6 +35,15 @@ class Recognised(NamedTuple):
         """All words in reading order."""
         return (word for block in self.blocks for line in block for word in line)
 
+    def moved(self, right: int, down: int) -> "Recognised":
+        """The same on an image of which this was a part."""
+
+        def shifted(word: ReadWord) -> ReadWord:
+            x0, y0, x1, y1 = word.box
+            return word._replace(box=(x0 + right, y0 + down, x1 + right, y1 + down))
+
+        return Recognised([[[shifted(word) for word in line] for line in block] for block in self.blocks])
+
     @property
     def runs_down(self) -> bool:
         """Whether most words of three letters and more are taller than they are wide."""

@@ -84,12 +84,8 @@ class Grid(NamedTuple):
 def find_grids(grey: Grey, dpi: int) -> list[Grid]:
     """The ruled tables of an upright, evenly lit page, from top to bottom."""
     factor = max(1, round(dpi / _DPI))
-    height, width = grey.shape
-    small: Grey = (
-        grey
-        if factor == 1
-        else _as_grey(cv2.resize(grey, (width // factor, height // factor), interpolation=cv2.INTER_AREA))
-    )
+    height, width = (max(1, side // factor) for side in grey.shape)
+    small = _as_grey(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
     inch = dpi / factor
     across = _rules(small, inch, _SHORTEST_ROW_RULE, piece=0.25)
     if len(across) < 2:
@@ -112,7 +108,8 @@ def _rules(page: Grey, inch: float, shortest: float, *, piece: float) -> list[Ru
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marks)
     widths, areas = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_AREA]
     pieces = []
-    for label in np.flatnonzero(areas < 0.04 * inch * widths):
+    is_line = (widths > 0.5 * piece * inch) & (areas < 0.04 * inch * widths)
+    for label in np.flatnonzero(is_line[1:]) + 1:  # 0 is what is not marked
         left, top, width, height, area = (int(value) for value in stats[label])
         ys, xs = np.nonzero(labels[top : top + height, left : left + width] == label)
         slope, offset = np.polyfit(xs + left, ys + top, 1)

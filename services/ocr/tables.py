@@ -14,6 +14,7 @@ from .numbers import Verdict, has_digit, is_settled, settle
 from .page_text import ReadCell, ReadTable, ReadWord
 from .recognise import LineReader
 from .rules import Grey, find_grids
+from .spacing import spaced_as_printed
 
 _FIRST_HEIGHT = 36.0
 """Pixels to which capitals are scaled. At 26 Tesseract reads noisy cells with twice the errors."""
@@ -46,6 +47,7 @@ def _read(ink: TableInk, box: Box, reader: LineReader) -> ReadTable:
     for line, raw in zip(ink.lines, readings, strict=True):
         said = [with_exponents(with_known_names(words), ink, line.marks) for words in raw]
         verdict = settle(said, line.marks, is_numeric=ink.cells[line.cell].col in numeric)
+        verdict = verdict._replace(words=spaced_as_printed(verdict.words, line, ink))
         verdicts.setdefault(line.cell, []).append(verdict)
     return ReadTable(box, tuple(_cell(ink, place, verdicts.get(place, [])) for place in range(len(ink.cells))))
 

@@ -22,11 +22,16 @@ from .rules import Grey
 from .slant import measure_slant
 from .tables import read_tables
 
+cv2.setNumThreads(1)  # one page, one core
+
 _MIN_SKEW_DEGREES = 0.2
 """Below it Tesseract follows the line itself, and turning only softens the letters."""
 _SURE = 0.75
 """Mean confidence of upright text is 0.85 to 0.95, of upside-down text 0.2 to 0.5."""
 _WHITE = 255
+_FINE_DPI = 250
+_MARGIN_INCHES = 0.15
+"""White that is left around a page's print. Tesseract looks at every pixel, a fifth of its time."""
 
 
 class Upright(NamedTuple):
@@ -122,7 +127,10 @@ class _Reading:
     def straight(self, page: Grey, degrees: float, corrections: list[Correction]) -> Upright:
         if abs(degrees) < _MIN_SKEW_DEGREES:
             return self.read(page, tuple(corrections))
-        return self.read(_straightened(page, degrees), (*corrections, "skew"))
+        # Straight lines between pixels will do where letters have many of them: 30 ms instead of 80.
+        is_fine = self._dpi >= _FINE_DPI and not corrections
+        straight = _straightened(page, degrees, cv2.INTER_LINEAR if is_fine else cv2.INTER_CUBIC)
+        return self.read(straight, (*corrections, "skew"))
 
     def read(self, page: Grey, corrections: tuple[Correction, ...]) -> Upright:
         began = time.perf_counter()
@@ -141,10 +149,26 @@ class _Reading:
     def _whole(self, page: Grey, *, is_plain: bool) -> Recognised:
         """The page's words, and those that page segmentation passed over."""
         # Of what had to be evened first, the greys are worth keeping.
-        read = self._recogniser.read(Image.fromarray(crisp(page, self._dpi) if is_plain else page), self._dpi)
+        sharp = crisp(page, self._dpi) if is_plain else page
+        left, top, right, bottom = _printed(page, self._dpi)
+        read = self._recogniser.read(Image.fromarray(sharp[top:bottom, left:right]), self._dpi).moved(left, top)
         if read.runs_down or not isinstance(self._recogniser, LineReader):
             return read
         return with_gaps_filled(read, page, self._dpi, self._recogniser)
+
+
+def _printed(page: Grey, dpi: int) -> tuple[int, int, int, int]:
+    """The part of the page that has anything on it, and a margin."""
+    factor = max(1, round(dpi / 75))
+    height, width = page.shape
+    small = cv2.resize(page, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
+    ink = small < float(np.percentile(small, 90)) - 25
+    ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if not ys.size:
+        return 0, 0, width, height
+    margin = round(_MARGIN_INCHES * dpi)
+    left, top = max(0, int(xs[0]) * factor - margin), max(0, int(ys[0]) * factor - margin)
+    return left, top, min(width, (int(xs[-1]) + 1) * factor + margin), min(height, (int(ys[-1]) + 1) * factor + margin)
 
 
 def _with_doubts(recognised: Recognised) -> Recognised:
@@ -164,14 +188,14 @@ def _without(page: Grey, tables: list[ReadTable]) -> Grey:
     return rest
 
 
-def _straightened(page: Grey, degrees: float) -> Grey:
+def _straightened(page: Grey, degrees: float, interpolation: int) -> Grey:
     """Turned counter-clockwise, and larger, or the corners' words would fall off the page."""
     height, width = page.shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
     wide, high = int(np.ceil(width * cosine + height * sine)), int(np.ceil(height * cosine + width * sine))
     turn[:, 2] += ((wide - width) / 2, (high - height) / 2)
-    straight = cv2.warpAffine(page, turn, (wide, high), flags=cv2.INTER_CUBIC, borderValue=(_WHITE,))
+    straight = cv2.warpAffine(page, turn, (wide, high), flags=interpolation, borderValue=(_WHITE,))
     return np.asarray(straight, dtype=np.uint8)
 
 

@@ -225,6 +225,16 @@ def test_the_grain_of_an_empty_scan_is_no_ink(tmp_path: Path) -> None:
     assert read(path)[0].text_source == "blank"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 400), (90, 40)])
+def test_an_image_of_a_few_pixels_is_a_page(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, size[::-1], dtype=np.uint8)
+    path = tmp_path / "tiny.png"
+    Image.fromarray(pixels).save(path, dpi=(300, 300))
+    page = read(path)[0]
+    assert page.width >= size[0]
+    assert_words_are_in_place([page])
+
+
 def test_every_frame_of_a_tiff_is_a_page(tmp_path: Path) -> None:
     frames = [Image.new("L", (200, 300), 255) for _ in range(3)]
     path = tmp_path / "fax.tiff"
