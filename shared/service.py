@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ class Runtime:
     listener: Listener
 
 
+def nothing_around(_: Runtime) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
+
+
 def run_worker(
     service: str,
     settings: ServiceSettings,
@@ -59,12 +63,12 @@ def run_worker(
     build: Callable[[Runtime], list[Handler[Any, Any]]],
     *,
     details: Mapping[str, Any],
-    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]] = nothing_around,
 ) -> None:
     """Runs a job service until SIGTERM or SIGINT.
 
-    It claims ``job_types`` in the order given. ``details`` (model, engine) is shown with the worker. ``prepare`` runs
-    before the first claim and may raise ConfigurationError.
+    It claims ``job_types`` in the order given. ``details`` (model, engine) is shown with the worker. ``around`` is
+    entered before the first claim, where it may raise ConfigurationError, and left after the last job.
     """
 
     def build_worker(runtime: Runtime) -> Loop:
@@ -79,7 +83,7 @@ def run_worker(
             details=details,
         )
 
-    run_service(service, settings, topics=job_types, build=build_worker, prepare=prepare)
+    run_service(service, settings, topics=job_types, build=build_worker, around=around)
 
 
 def run_service(
@@ -88,14 +92,14 @@ def run_service(
     *,
     topics: list[str],
     build: Callable[[Runtime], Loop],
-    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]] = nothing_around,
 ) -> None:
     """Runs any loop as a service. Exits 0 after a drained stop, 78 where the set-up is wrong."""
     configure_logs(service=service, level=settings.log_level)
     configure_telemetry(service=service, version=VERSION, instance=settings.worker_id)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(service, settings, topics, build, prepare))
+            runner.run(_serve(service, settings, topics, build, around))
     except ConfigurationError as error:
         exit_misconfigured(error)
     finally:
@@ -107,7 +111,7 @@ async def _serve(
     settings: ServiceSettings,
     topics: list[str],
     build: Callable[[Runtime], Loop],
-    prepare: Callable[[Runtime], Awaitable[None]] | None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]],
 ) -> None:
     log = structlog.get_logger()
     async with _open_pool(service, settings) as pool:
@@ -130,9 +134,8 @@ async def _serve(
         listening = asyncio.create_task(listener.run(), name="listener")
         log.info("started", port=port, worker_id=settings.worker_id, job_types=topics)
         try:
-            if prepare is not None:
-                await prepare(runtime)
-            await loop.run()
+            async with around(runtime):
+                await loop.run()
         finally:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):

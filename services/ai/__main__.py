@@ -5,7 +5,7 @@ from shared.service import run_worker
 from shared.settings import exit_misconfigured, load_settings
 
 from .handler import JOB_TYPES, AiHandler
-from .providers import ensure_usable, open_provider, within_limits
+from .providers import in_use, open_provider, within_limits
 from .settings import AiSettings
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         JOB_TYPES,
         lambda runtime: AiHandler(pool=runtime.pool, provider=within_limits(provider, runtime.pool)).handlers(),
         details={"provider": provider.name, "model": provider.model},
-        prepare=lambda runtime: ensure_usable(within_limits(provider, runtime.pool)),
+        around=lambda runtime: in_use(within_limits(provider, runtime.pool)),
     )
 
 

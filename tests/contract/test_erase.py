@@ -27,6 +27,7 @@ NOT_OF_PATIENTS = {
     "chartloom.queue_heads",
     "chartloom.rate_limits",
     "chartloom.rate_grants",
+    "chartloom.rate_slots",
     "chartloom.scaled_services",
     "chartloom.sleepers",
     "chartloom.workers",

@@ -119,6 +119,9 @@ class CheckpointedProvider(AskingProvider):
     def fall_back(self) -> bool:
         return self._provider.fall_back()
 
+    async def close(self) -> None:
+        await self._provider.close()
+
     async def ask(
         self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:

@@ -174,6 +174,9 @@ class OpenAIProvider(AskingProvider):
         fell, self.speaks_responses = self.speaks_responses, False
         return fell
 
+    async def close(self) -> None:
+        await self._client.close()
+
     async def ask(
         self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
