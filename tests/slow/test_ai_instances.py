@@ -99,7 +99,7 @@ async def test_four_instances_use_up_a_limit_and_never_pass_it(
         endpoint.script = lambda body: Play(answer(body), seconds=1.0)
         async with fleet(database, tmp_path, settings_for(endpoint), services=["sweeper"]) as services:
             await services.start(["ai"], INSTANCES)
-            await until_true(lambda: bool(endpoint.arrivals), what="the first call", seconds=60)
+            await until_true(lambda: bool(endpoint.arrivals), what="the first call", seconds=120)
             await asyncio.sleep(endpoint.arrivals[0] + SECONDS - time.monotonic())
             assert await owner.fetchval("select count(*) from chartloom.job_queue where job_type like 'ai_%'") > 0
             assert set((await services.stop()).values()) == {0}
