@@ -11,7 +11,7 @@ import asyncpg
 from pydantic import BaseModel
 
 from services.ai.usage import Price
-from services.ai.wire import Inputs
+from services.ai.wire import Inputs, WireInputs
 from shared.errors import ConfigurationError, JobCancelledError, LeaseLostError, TransientError
 from shared.jobs import ClaimedJob
 
@@ -99,7 +99,7 @@ class AskingProvider(ABC):
 
     @abstractmethod
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         """One request. ``complaint``: what was wrong with the last reply to the same question."""
 

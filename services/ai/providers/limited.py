@@ -7,7 +7,7 @@ from datetime import timedelta
 import asyncpg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from services.ai.wire import Inputs
+from services.ai.wire import WireInputs
 from shared.errors import BusyError, TerminalError
 from shared.telemetry import meter
 
@@ -58,7 +58,7 @@ class LimitedProvider(AskingProvider):
         await self._provider.close()
 
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         """Ask. Raises BusyError where there is no room soon: the job comes back then, without a lost attempt."""
         if time.monotonic() < self._unlimited_until:
@@ -76,7 +76,9 @@ class LimitedProvider(AskingProvider):
         await self._settle(grant, task, characters, completion.usage)
         return completion
 
-    async def _ask(self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None) -> Completion[Answer]:
+    async def _ask(
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None
+    ) -> Completion[Answer]:
         try:
             return await self._provider.ask(task, inputs, schema, complaint)
         except BusyError as error:
