@@ -101,9 +101,8 @@ async def test_four_instances_use_up_a_limit_and_never_pass_it(
             await services.start(["ai"], INSTANCES)
             await until_true(lambda: bool(endpoint.arrivals), what="the first call", seconds=120)
             await asyncio.sleep(endpoint.arrivals[0] + SECONDS - time.monotonic())
+            arrivals = [at - endpoint.arrivals[0] for at in endpoint.arrivals if at - endpoint.arrivals[0] < SECONDS]
             assert await owner.fetchval("select count(*) from chartloom.job_queue where job_type like 'ai_%'") > 0
-            assert set((await services.stop()).values()) == {0}
-    arrivals = [at - endpoint.arrivals[0] for at in endpoint.arrivals if at - endpoint.arrivals[0] < SECONDS]
     most = max(sum(at <= other < at + 60 for other in arrivals) for at in arrivals)
     used = len(arrivals) / (LIMIT * SECONDS / 60)
     attempts = await owner.fetchval("select count(*) from chartloom.processing_errors where kind = 'snoozed'")

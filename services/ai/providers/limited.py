@@ -101,7 +101,8 @@ class LimitedProvider(AskingProvider):
             if wait > 0:
                 self._record_wait("limit", wait)
             if grant is None and wait > 0:
-                raise BusyError("model_rate_limited", f"The limit of {self._key} is used up.", timedelta(seconds=wait))
+                message = f"The limit of {self._key} is used up."
+                raise BusyError("model_rate_limited", message, timedelta(seconds=wait))
             if grant is None:
                 return None
             await asyncio.sleep(wait)
