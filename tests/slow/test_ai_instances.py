@@ -122,9 +122,9 @@ async def test_four_instances_use_up_a_limit_and_never_pass_it(
 # -- must show 3 ------------------------------------------------------------------------------------------------------
 
 SEED = 20261124
-DOCUMENTS = 16
+DOCUMENTS = 24
 PAGES = 6
-KILLS = 12
+KILLS = 8
 FAULTY = 0.4
 """Of the questions, each of which fails once."""
 FAULTS = {
@@ -163,7 +163,7 @@ class Faulty:
             self.open[question] -= 1
             self.answered.setdefault(question, []).append(time.monotonic())
 
-        return Play(answer(body), seconds=source.uniform(0.1, 0.4), on_leaving=leave)
+        return Play(answer(body), seconds=source.uniform(0.5, 1.5), on_leaving=leave)
 
     def in_flight(self) -> int:
         since = time.monotonic() - JUST_ANSWERED_SECONDS
@@ -187,13 +187,14 @@ async def test_faults_and_kills_lose_and_double_nothing_and_repeat_only_what_was
     source = random.Random(SEED)
     async with FakeOpenAI().serving() as endpoint:
         endpoint.script = faulty
-        settings = settings_for(endpoint, AI_TIMEOUT_SECONDS="2", WORKER_CONCURRENCY="4")
+        settings = settings_for(endpoint, AI_TIMEOUT_SECONDS="4", WORKER_CONCURRENCY="2")
         async with fleet(database, tmp_path, settings, services=["sweeper", "persister"]) as services:
             await services.start(["ai"], 2)
             victims = [instance for instance in services.instances if instance.service == "ai"]
             in_flight = 0
             for _ in range(KILLS):
-                await asyncio.sleep(source.uniform(1.0, 3.0))
+                await until_true(lambda: faulty.open.total() > 2, what="calls in flight", seconds=60)
+                await asyncio.sleep(source.uniform(0.0, 0.5))
                 in_flight += faulty.in_flight()
                 await services.kill(source.choice(victims))
             await until(owner, "not exists (select from shell_files where status <> 'completed')", seconds=150)
@@ -208,6 +209,7 @@ async def test_faults_and_kills_lose_and_double_nothing_and_repeat_only_what_was
     }
     report(figures, capsys, record_property)
     assert set(faulty.faults) == set(FAULTS)
+    assert 0 < in_flight
     assert repeated <= in_flight
     found = await owner.fetch(
         "select shell_file_id, array_agg(text order by text) as words from patient_clinical_events group by 1"
