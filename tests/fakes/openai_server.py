@@ -27,8 +27,8 @@ class Play:
     cut: bool = False
     seconds: float = 0
     """How long it takes to answer."""
-    on_leaving: Callable[[], None] | None = None
-    """Called when the reply is about to leave."""
+    on_end: Callable[[bool], None] | None = None
+    """Called when the reply is about to leave (True) or the caller is gone."""
     error_code: str | None = None
 
 
@@ -81,9 +81,13 @@ class FakeOpenAI:
         play = self.script(body) if self.script else self._following()
         if play.hang:
             await self._released.wait()
-        await asyncio.sleep(play.seconds)
-        if play.on_leaving:
-            play.on_leaving()
+        is_answered = False
+        try:
+            await asyncio.sleep(play.seconds)
+            is_answered = True
+        finally:
+            if play.on_end:
+                play.on_end(is_answered)
         if play.cut:
             assert request.transport is not None
             response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
