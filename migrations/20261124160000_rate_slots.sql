@@ -41,6 +41,7 @@ declare
     v_width constant interval := '250 milliseconds';
     v_counts constant interval := '61.5 seconds';
     v_burst constant double precision := 4;
+    v_crowd constant double precision := 0.8;
     v_longest constant double precision := 300;
     v_patience constant interval := make_interval(secs => p_patience_seconds);
     v_limit chartloom.rate_limits;
@@ -123,9 +124,10 @@ begin
         select g.id, extract(epoch from v_at - v_now)::double precision from granted as g;
         return;
     end if;
-    -- One place in the line takes as long as one call of what calls have cost of late.
+    -- One place in the line takes as long as a call of what calls have cost of late, and a fifth less: some come late, some not
+    -- at all, and a slot that nobody is there for is lost.
     v_return_at := greatest(
-        v_at - v_patience, v_limit.parked_until, v_limit.line_until + v_counts * greatest(
+        v_at - v_patience, v_limit.parked_until, v_limit.line_until + v_crowd * v_counts * greatest(
             1::double precision / v_limit.requests_per_minute,
             v_seen.spent::double precision / greatest(v_seen.calls, 1) / v_limit.tokens_per_minute
         )

@@ -10,7 +10,7 @@ create table public.ai_checkpoints (
     question text not null check (length(question) = 64),
     shell_file_id uuid not null references public.shell_files (id) on delete cascade,
     patient_id uuid not null references public.user_profiles (id),
-    attempt integer not null,
+    attempt bigint not null,
     outcome text not null check (outcome in ('answered', 'truncated', 'invalid')),
     answer jsonb,
     complaint text,

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,10 @@ class Runtime:
     """What is pushed here ends with the service, before its pool does."""
 
 
+def nothing_around(_: Runtime) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
+
+
 def run_worker(
     service: str,
     settings: ServiceSettings,
@@ -62,13 +66,13 @@ def run_worker(
     *,
     details: Mapping[str, Any],
     take_turns: bool = False,
-    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]] = nothing_around,
 ) -> None:
     """Runs a job service until SIGTERM or SIGINT.
 
     It claims ``job_types`` in the order given; with ``take_turns``, another of them comes first after each claim, so
-    that none starves. ``details`` (model, engine) is shown with the worker. ``prepare`` runs before the first claim
-    and may raise ConfigurationError.
+    that none starves. ``details`` (model, engine) is shown with the worker. ``around`` is entered before the first
+    claim, where it may raise ConfigurationError, and left after the last job.
     """
 
     def build_worker(runtime: Runtime) -> Loop:
@@ -84,7 +88,7 @@ def run_worker(
             take_turns=take_turns,
         )
 
-    run_service(service, settings, topics=job_types, build=build_worker, prepare=prepare)
+    run_service(service, settings, topics=job_types, build=build_worker, around=around)
 
 
 def run_service(
@@ -93,14 +97,14 @@ def run_service(
     *,
     topics: list[str],
     build: Callable[[Runtime], Loop],
-    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]] = nothing_around,
 ) -> None:
     """Runs any loop as a service. Exits 0 after a drained stop, 78 where the set-up is wrong."""
     configure_logs(service=service, level=settings.log_level)
     configure_telemetry(service=service, version=VERSION, instance=settings.worker_id)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(service, settings, topics, build, prepare))
+            runner.run(_serve(service, settings, topics, build, around))
     except ConfigurationError as error:
         exit_misconfigured(error)
     finally:
@@ -112,7 +116,7 @@ async def _serve(
     settings: ServiceSettings,
     topics: list[str],
     build: Callable[[Runtime], Loop],
-    prepare: Callable[[Runtime], Awaitable[None]] | None,
+    around: Callable[[Runtime], AbstractAsyncContextManager[None]],
 ) -> None:
     log = structlog.get_logger()
     async with _open_pool(service, settings) as pool, AsyncExitStack() as closing:
@@ -135,9 +139,8 @@ async def _serve(
         listening = asyncio.create_task(listener.run(), name="listener")
         log.info("started", port=port, worker_id=settings.worker_id, job_types=topics)
         try:
-            if prepare is not None:
-                await prepare(runtime)
-            await loop.run()
+            async with around(runtime):
+                await loop.run()
         finally:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -27,7 +27,6 @@ def main() -> None:
         parameters.sampling.temp = 0.0
         parameters.cpuparams.n_threads = THREADS
         parameters.cpuparams_batch.n_threads = THREADS
-        parameters.hostname = "127.0.0.1"
         parameters.port = 0
         server = xllamacpp.Server(parameters)
         print(f"> url {server.listening_address}", flush=True)

@@ -18,8 +18,8 @@ from .prices import Prices
 from .times import STEPS, StepTime, Times
 from .workload import Document
 
-WINDOW_S = 61.0
-"""In which a limit a minute holds, as in chartloom.reserve_rate."""
+WINDOW_S = 61.5
+"""In which a limit a minute holds, as in chartloom.reserve_rate_slot."""
 FAST = ("ocr",)
 
 

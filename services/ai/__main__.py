@@ -1,5 +1,7 @@
 """``python -m services.ai``: claims the jobs of the three passes until told to stop."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
 from shared.errors import ConfigurationError
@@ -8,7 +10,7 @@ from shared.settings import exit_misconfigured, load_settings
 from shared.worker import Handler
 
 from .handler import JOB_TYPES, AiHandler
-from .providers import Provider, ensure_usable, open_provider, within_limits
+from .providers import Provider, in_use, open_provider, within_limits
 from .settings import AiSettings
 from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
@@ -32,10 +34,13 @@ def main() -> None:
             built.append(ShadowHandler(pool=runtime.pool, provider=within_limits(shadow, runtime.pool)).handler())
         return built
 
-    async def prepare(runtime: Runtime) -> None:
-        for asked in (provider, shadow):
-            if asked is not None:
-                await ensure_usable(within_limits(asked, runtime.pool))
+    @asynccontextmanager
+    async def asked(runtime: Runtime) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for each in (provider, shadow):
+                if each is not None:
+                    await stack.enter_async_context(in_use(within_limits(each, runtime.pool)))
+            yield
 
     run_worker(
         "ai",
@@ -44,7 +49,7 @@ def main() -> None:
         [*JOB_TYPES, SHADOW_JOB_TYPE] if shadow else JOB_TYPES,
         handlers,
         details={"provider": provider.name, "model": provider.model} | ({"shadow": shadow.model} if shadow else {}),
-        prepare=prepare,
+        around=asked,
     )
 
 

@@ -169,10 +169,14 @@ class Claims(Wire):
     sentences: Annotated[list[Claim], Field(max_length=80)]
 
 
+Inputs = DetectInputs | EnrichInputs | NarrateInputs
+
+
 class ProbeInputs(Wire):
     """The question at the start, which no patient is part of."""
 
     greeting: str
 
 
-Inputs = DetectInputs | EnrichInputs | NarrateInputs | ProbeInputs
+WireInputs = Inputs | ProbeInputs
+"""What may go over a wire to somebody else."""

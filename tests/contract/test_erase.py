@@ -27,6 +27,7 @@ NOT_OF_PATIENTS = {
     "chartloom.queue_heads",
     "chartloom.rate_limits",
     "chartloom.rate_grants",
+    "chartloom.rate_slots",
     "chartloom.scaled_services",
     "chartloom.sleepers",
     "chartloom.workers",
@@ -126,6 +127,14 @@ async def fill(database: Database, owner: asyncpg.Connection, storage: LocalStor
         documents[0],
         patient.profile_id,
         pass_result,
+    )
+    await owner.execute(
+        "insert into ai_checkpoints (run_id, pass, question, shell_file_id, patient_id, attempt, outcome, usage, "
+        "answer) values ($1, 'detect', repeat('0', 64), $2, $3, 1, 'answered', '{}', $4)",
+        uuid4(),
+        documents[0],
+        patient.profile_id,
+        {"canary": CANARY},
     )
     await owner.execute(
         "update chartloom.job_archive set result = $2 where patient_id = $1 and job_type = 'ai_detect'",

@@ -71,7 +71,8 @@ async def test_those_who_are_put_off_come_back_one_after_another(owner: asyncpg.
     waits = [(await reserve(owner, patience=10))[1] for _ in range(100)]
     gaps = [later - earlier for earlier, later in pairwise(waits)]
     assert waits[0] > 0
-    assert gaps == pytest.approx([COUNTS / 60] * len(gaps))
+    # A little denser than the slots, since some come late.
+    assert gaps == pytest.approx([0.8 * COUNTS / 60] * len(gaps))
 
 
 async def test_the_line_is_no_longer_than_minutes_and_its_end_is_spread(owner: asyncpg.Connection) -> None:
@@ -125,7 +126,7 @@ async def test_a_limited_key_that_is_parked_gives_no_slot(owner: asyncpg.Connect
     await owner.execute("select chartloom.park_rate('model', 20)")
     waits = [await reserve(owner, patience=30) for _ in range(3)]
     assert [grant for grant, _ in waits] == [None] * 3
-    assert [wait for _, wait in waits] == pytest.approx([20 + number * COUNTS / 60 for number in range(3)])
+    assert [wait for _, wait in waits] == pytest.approx([20 + number * 0.8 * COUNTS / 60 for number in range(3)])
 
 
 async def test_a_call_that_can_never_fit_is_refused(owner: asyncpg.Connection) -> None:

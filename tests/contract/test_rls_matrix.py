@@ -33,6 +33,7 @@ OF_PATIENTS = {
     "public.scan_verdicts",
     "public.ocr_pages",
     "public.ai_pass_results",
+    "public.ai_checkpoints",
     "public.patient_clinical_events",
     "public.patient_observations",
     "public.patient_interventions",
@@ -103,6 +104,8 @@ async def fill(owner: asyncpg.Connection, patient: Patient, users: dict[str, UUI
         "values ($1, $2, $3, 1, 9, 9, 'x', '[]', 'ocr', 't', '1')",
         f"insert into ai_pass_results ({by}, pass, provider, model, prompt_version, schema_version, result) "
         "values ($1, $2, $3, 'detect', 'p', 'm', '1', '1', '{}')",
+        f"insert into ai_checkpoints ({by}, pass, question, attempt, outcome, usage) "
+        "values ($1, $2, $3, 'detect', repeat('0', 64), 1, 'truncated', '{}')",
         f"insert into clinical_narratives ({by}, narrative, sentences, provider, model, prompt_version) "
         "values ($1, $2, $3, 'x', '[]', 'p', 'm', '1')",
         f"insert into finding_reviews ({by}, finding_key, reason) "

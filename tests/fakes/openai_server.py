@@ -27,8 +27,8 @@ class Play:
     cut: bool = False
     seconds: float = 0
     """How long it takes to answer."""
-    on_leaving: Callable[[], None] | None = None
-    """Called when the reply is about to leave."""
+    on_end: Callable[[bool], None] | None = None
+    """Called when the reply is about to leave (True) or the caller is gone."""
     error_code: str | None = None
 
 
@@ -48,6 +48,7 @@ class FakeOpenAI:
         self.paths: list[str] = []
         self.probes: list[str] = []
         self.heedless: set[str] = set()
+        self.denies = False
         self.arrivals: list[float] = []
         """When each request came, probes among them, by ``time.monotonic()``."""
         self.on_request: Callable[[], Awaitable[None]] | None = None
@@ -69,6 +70,8 @@ class FakeOpenAI:
         form = form_of(body)
         if form["name"] == "probe":
             self.probes.append(request.path)
+            if self.denies:
+                return body, Play(status=401)
             word = form["schema"]["properties"]["word"]["enum"][0]
             return body, Play({"word": "Good morning."} if request.path in self.heedless else {"word": word})
         self.requests.append(body)
@@ -78,9 +81,13 @@ class FakeOpenAI:
         play = self.script(body) if self.script else self._following()
         if play.hang:
             await self._released.wait()
-        await asyncio.sleep(play.seconds)
-        if play.on_leaving:
-            play.on_leaving()
+        is_answered = False
+        try:
+            await asyncio.sleep(play.seconds)
+            is_answered = True
+        finally:
+            if play.on_end:
+                play.on_end(is_answered)
         if play.cut:
             assert request.transport is not None
             response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
@@ -91,7 +98,7 @@ class FakeOpenAI:
 
     def _failure(self, play: Play) -> web.Response:
         # Real endpoints quote the request in their errors; so does this one, so that a leak would show.
-        error = {"message": f"no: {self.requests[-1]}", "type": "error", "code": play.error_code}
+        error = {"message": f"no: {self.requests[-1:]}", "type": "error", "code": play.error_code}
         return web.json_response({"error": error}, status=play.status, headers=play.headers)
 
     def _text(self, play: Play) -> str:

@@ -48,8 +48,10 @@ async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.fixture
-def provider(server: FakeOpenAI) -> Provider:
-    return OpenAIProvider(model="m", api_key="k", base_url=server.url, timeout_s=5)
+async def provider(server: FakeOpenAI) -> AsyncIterator[Provider]:
+    opened = OpenAIProvider(model="m", api_key="k", base_url=server.url, timeout_s=5)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture
@@ -144,6 +146,7 @@ async def test_another_model_asks_again(
     await detect(pool, provider, job)
     other = OpenAIProvider(model="another", api_key="k", base_url=server.url, timeout_s=5)
     assert await detect(pool, other, job) == ALL
+    await other.close()
     assert Counter(body["model"] for body in server.requests) == {"m": PAGES, "another": PAGES}
 
 
@@ -152,11 +155,10 @@ async def test_who_lost_the_lease_keeps_nothing(
     pool: asyncpg.Pool, owner: asyncpg.Connection, server: FakeOpenAI, provider: Provider
 ) -> None:
     job = await take(pool)
-    taken_over = asyncio.Event()
+    one_at_a_time = asyncio.Lock()
 
     async def on_request() -> None:
-        if not taken_over.is_set():
-            taken_over.set()
+        async with one_at_a_time:
             await lose(owner)
 
     server.on_request = on_request

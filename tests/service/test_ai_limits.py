@@ -29,11 +29,10 @@ async def server() -> AsyncIterator[FakeOpenAI]:
 async def instances(database: Database, server: FakeOpenAI) -> AsyncIterator[list[Provider]]:
     """Two instances of the service, each with its own connections."""
     pools = [await open_pool(database.url("chartloom_ai"), size=2, application_name="test") for _ in range(2)]
-    yield [
-        within_limits(OpenAIProvider(model="test-model", api_key="k", base_url=server.url, timeout_s=5), pool)
-        for pool in pools
-    ]
-    for pool in pools:
+    providers = [OpenAIProvider(model="test-model", api_key="k", base_url=server.url, timeout_s=5) for _ in pools]
+    yield [within_limits(provider, pool) for provider, pool in zip(providers, pools, strict=True)]
+    for provider, pool in zip(providers, pools, strict=True):
+        await provider.close()
         pool.terminate()
 
 

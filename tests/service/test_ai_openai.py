@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.ai import passes
-from services.ai.providers import OutputTruncatedError, Provider, Task, open_provider
+from services.ai.providers import OutputTruncatedError, Provider, Task, in_use, open_provider
 from services.ai.providers.openai import OpenAIProvider
 from services.ai.wire import DetectInputs, Mentions, Passage
 from shared.contract.pages import Page
@@ -43,10 +43,12 @@ async def server() -> AsyncIterator[FakeOpenAI]:
 
 
 @pytest.fixture(params=["responses", "chat"])
-def provider(request: pytest.FixtureRequest, server: FakeOpenAI) -> Provider:
-    return OpenAIProvider(
+async def provider(request: pytest.FixtureRequest, server: FakeOpenAI) -> AsyncIterator[OpenAIProvider]:
+    opened = OpenAIProvider(
         model="test-model", api_key="key", base_url=server.url, timeout_s=5, responses=request.param == "responses"
     )
+    yield opened
+    await opened.close()
 
 
 async def ask(provider: Provider) -> Any:
@@ -252,3 +254,57 @@ async def test_a_finding_in_the_overlap_of_two_passages_is_one(server: FakeOpenA
 def test_a_half_configured_endpoint_does_not_start(api_key: str | None, model: str | None) -> None:
     with pytest.raises(ConfigurationError):
         open_provider(provider="openai", model=model, api_key=api_key, base_url=None, timeout_s=1)
+
+
+# -- the probe at the start --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def at_responses(server: FakeOpenAI) -> AsyncIterator[OpenAIProvider]:
+    opened = OpenAIProvider(model="m", api_key="k", base_url=server.url, timeout_s=5, responses=True)
+    yield opened
+    await opened.close()
+
+
+async def test_an_endpoint_that_keeps_to_schemas_is_used_as_it_is(
+    server: FakeOpenAI, at_responses: OpenAIProvider
+) -> None:
+    async with in_use(at_responses):
+        assert server.probes == ["/v1/responses"]
+    assert at_responses.speaks_responses
+
+
+async def test_where_responses_ignores_the_schema_chat_is_asked(
+    server: FakeOpenAI, at_responses: OpenAIProvider
+) -> None:
+    server.heedless = {"/v1/responses"}
+    async with in_use(at_responses):
+        assert server.probes == ["/v1/responses", "/v1/chat/completions"]
+    assert not at_responses.speaks_responses
+
+
+async def test_a_service_does_not_start_where_schemas_are_ignored(
+    server: FakeOpenAI, at_responses: OpenAIProvider
+) -> None:
+    server.heedless = {"/v1/responses", "/v1/chat/completions"}
+    with pytest.raises(ConfigurationError, match="ignores the JSON schema") as refused:
+        async with in_use(at_responses):
+            pass
+    assert refused.value.code == "model_schema_ignored"
+
+
+async def test_a_service_does_not_start_with_a_key_that_is_refused(
+    server: FakeOpenAI, at_responses: OpenAIProvider
+) -> None:
+    server.denies = True
+    with pytest.raises(ConfigurationError) as refused:
+        async with in_use(at_responses):
+            pass
+    assert refused.value.code == "model_access_denied"
+
+
+async def test_an_endpoint_that_is_away_is_waited_for_by_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.ai.providers.probe._PAUSE_SECONDS", 0.0)
+    provider = OpenAIProvider(model="m", api_key="k", base_url="http://127.0.0.1:9/v1", timeout_s=5)
+    async with in_use(provider):
+        pass

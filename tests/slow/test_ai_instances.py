@@ -97,13 +97,14 @@ async def test_four_instances_use_up_a_limit_and_never_pass_it(
     await add_documents(database, owner, 60, pages=5)
     async with FakeOpenAI().serving() as endpoint:
         endpoint.script = lambda body: Play(answer(body), seconds=1.0)
-        async with fleet(database, tmp_path, settings_for(endpoint), services=["sweeper"]) as services:
+        # Nobody is killed here: a machine that is busy must not look as if.
+        settings = settings_for(endpoint, LEASE_SECONDS="60")
+        async with fleet(database, tmp_path, settings, services=["sweeper"]) as services:
             await services.start(["ai"], INSTANCES)
-            await until_true(lambda: bool(endpoint.arrivals), what="the first call", seconds=60)
+            await until_true(lambda: bool(endpoint.arrivals), what="the first call", seconds=120)
             await asyncio.sleep(endpoint.arrivals[0] + SECONDS - time.monotonic())
+            arrivals = [at - endpoint.arrivals[0] for at in endpoint.arrivals if at - endpoint.arrivals[0] < SECONDS]
             assert await owner.fetchval("select count(*) from chartloom.job_queue where job_type like 'ai_%'") > 0
-            assert set((await services.stop()).values()) == {0}
-    arrivals = [at - endpoint.arrivals[0] for at in endpoint.arrivals if at - endpoint.arrivals[0] < SECONDS]
     most = max(sum(at <= other < at + 60 for other in arrivals) for at in arrivals)
     used = len(arrivals) / (LIMIT * SECONDS / 60)
     attempts = await owner.fetchval("select count(*) from chartloom.processing_errors where kind = 'snoozed'")
@@ -123,9 +124,9 @@ async def test_four_instances_use_up_a_limit_and_never_pass_it(
 # -- must show 3 ------------------------------------------------------------------------------------------------------
 
 SEED = 20261124
-DOCUMENTS = 16
+DOCUMENTS = 24
 PAGES = 6
-KILLS = 12
+KILLS = 8
 FAULTY = 0.4
 """Of the questions, each of which fails once."""
 FAULTS = {
@@ -142,13 +143,14 @@ JUST_ANSWERED_SECONDS = 0.5
 
 
 class Faulty:
-    """Fails each question once, by a seed; keeps count of what it answered, and how often."""
+    """Fails some questions once, by a seed; keeps count of the others, answered or broken off by a kill."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self.answered: dict[str, list[float]] = {}
-        self.open: Counter[str] = Counter()
+        self.begun: Counter[str] = Counter()
+        self.answered: dict[str, float] = {}
+        self.open = 0
 
     def __call__(self, body: dict[str, Any]) -> Play:
         question = question_of(body)
@@ -158,17 +160,19 @@ class Faulty:
             fault = source.choice(list(FAULTS))
             self.faults[fault] += 1
             return FAULTS[fault]
-        self.open[question] += 1
+        self.begun[question] += 1
+        self.open += 1
 
-        def leave() -> None:
-            self.open[question] -= 1
-            self.answered.setdefault(question, []).append(time.monotonic())
+        def end(is_answered: bool) -> None:
+            self.open -= 1
+            if is_answered:
+                self.answered[question] = time.monotonic()
 
-        return Play(answer(body), seconds=source.uniform(0.1, 0.4), on_leaving=leave)
+        return Play(answer(body), seconds=source.uniform(0.5, 1.5), on_end=end)
 
     def in_flight(self) -> int:
         since = time.monotonic() - JUST_ANSWERED_SECONDS
-        return self.open.total() + sum(times[-1] >= since for times in self.answered.values())
+        return self.open + sum(at >= since for at in self.answered.values())
 
 
 async def test_faults_and_kills_lose_and_double_nothing_and_repeat_only_what_was_in_flight(
@@ -188,27 +192,29 @@ async def test_faults_and_kills_lose_and_double_nothing_and_repeat_only_what_was
     source = random.Random(SEED)
     async with FakeOpenAI().serving() as endpoint:
         endpoint.script = faulty
-        settings = settings_for(endpoint, AI_TIMEOUT_SECONDS="2", WORKER_CONCURRENCY="4")
+        settings = settings_for(endpoint, AI_TIMEOUT_SECONDS="4", WORKER_CONCURRENCY="2")
         async with fleet(database, tmp_path, settings, services=["sweeper", "persister"]) as services:
             await services.start(["ai"], 2)
             victims = [instance for instance in services.instances if instance.service == "ai"]
             in_flight = 0
             for _ in range(KILLS):
-                await asyncio.sleep(source.uniform(1.0, 3.0))
+                await until_true(lambda: faulty.open > 2, what="calls in flight", seconds=60)
+                await asyncio.sleep(source.uniform(0.0, 0.5))
                 in_flight += faulty.in_flight()
                 await services.kill(source.choice(victims))
             await until(owner, "not exists (select from shell_files where status <> 'completed')", seconds=150)
             assert set((await services.stop()).values()) == {0}
-    repeated = sum(len(times) - 1 for times in faulty.answered.values())
+    repeated = faulty.begun.total() - len(faulty.begun)
     figures = {
         "kills": KILLS,
-        "questions": len(faulty.answered),
+        "questions": len(faulty.begun),
         **{f"fault: {name}": count for name, count in faulty.faults.items()},
         "in flight at the kills": in_flight,
         "repeated calls": repeated,
     }
     report(figures, capsys, record_property)
     assert set(faulty.faults) == set(FAULTS)
+    assert in_flight > 0
     assert repeated <= in_flight
     found = await owner.fetch(
         "select shell_file_id, array_agg(text order by text) as words from patient_clinical_events group by 1"

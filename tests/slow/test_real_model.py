@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.ai.providers import Provider, Task, ensure_usable
+from services.ai.providers import Task, in_use
 from services.ai.providers.openai import OpenAIProvider
 from services.ai.wire import DetectInputs, Mentions, Passage
 from shared.errors import ConfigurationError
@@ -42,19 +42,18 @@ async def model_url() -> AsyncIterator[str]:
         await process.wait()
 
 
-def provider_at(url: str, *, responses: bool) -> Provider:
+def provider_at(url: str, *, responses: bool) -> OpenAIProvider:
     return OpenAIProvider(model="gemma", api_key="none", base_url=url, timeout_s=120, responses=responses)
 
 
 async def test_the_probe_finds_out_which_api_keeps_to_a_schema(model_url: str) -> None:
     provider = provider_at(model_url, responses=True)
-    await ensure_usable(provider)
-    # Its Responses API answers, and never looked at the schema.
-    assert isinstance(provider, OpenAIProvider)
-    assert not provider.speaks_responses
-    completion = await provider.complete(
-        Task.DETECT, DetectInputs(passage=Passage(page=1, start=0, text=NOTE)), Mentions
-    )
+    async with in_use(provider):
+        # Its Responses API answers, and never looked at the schema.
+        assert not provider.speaks_responses
+        completion = await provider.complete(
+            Task.DETECT, DetectInputs(passage=Passage(page=1, start=0, text=NOTE)), Mentions
+        )
     assert completion.usage["input_tokens"] > 100
     assert completion.finish == "stop"
 
@@ -82,4 +81,5 @@ async def test_documents_go_through_all_passes_and_what_it_invents_is_no_fact(
 async def test_a_server_that_only_ignores_schemas_is_refused(model_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenAIProvider, "fall_back", lambda _: False)
     with pytest.raises(ConfigurationError, match="ignores the JSON schema"):
-        await ensure_usable(provider_at(model_url, responses=True))
+        async with in_use(provider_at(model_url, responses=True)):
+            pass

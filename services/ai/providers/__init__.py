@@ -11,7 +11,7 @@ import asyncpg
 from pydantic import BaseModel
 
 from services.ai.usage import Price
-from services.ai.wire import Inputs
+from services.ai.wire import Inputs, WireInputs
 from shared.errors import ConfigurationError, JobCancelledError, LeaseLostError, TransientError
 from shared.jobs import ClaimedJob
 
@@ -99,13 +99,17 @@ class AskingProvider(ABC):
 
     @abstractmethod
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         """One request. ``complaint``: what was wrong with the last reply to the same question."""
 
     @abstractmethod
     def fall_back(self) -> bool:
         """Speaks the next best API from now on. False: there is none."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Closes its connections."""
 
     async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
         """Ask; where the reply misses the schema, once more with what was wrong."""
@@ -169,12 +173,19 @@ async def with_checkpoints(
         raise
 
 
-async def ensure_usable(provider: Provider) -> None:
-    """Refuses, by ConfigurationError, an endpoint whose answers could not be used."""
-    if isinstance(provider, AskingProvider):
-        from .probe import probe  # noqa: PLC0415
+@asynccontextmanager
+async def in_use(provider: Provider) -> AsyncIterator[None]:
+    """Probed before, closed after. Raises ConfigurationError where the endpoint's answers could not be used."""
+    if not isinstance(provider, AskingProvider):
+        yield
+        return
+    from .probe import probe  # noqa: PLC0415
 
+    try:
         await probe(provider)
+        yield
+    finally:
+        await provider.close()
 
 
 def summed(usages: list[dict[str, int]]) -> dict[str, Any]:

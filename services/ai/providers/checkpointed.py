@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from services.ai.wire import SCHEMA_VERSION, Inputs
+from services.ai.wire import SCHEMA_VERSION, WireInputs
 from shared.database import CONNECTION_ERRORS, translate
 from shared.jobs import ClaimedJob
 from shared.logs import describe_error
@@ -119,8 +119,11 @@ class CheckpointedProvider(AskingProvider):
     def fall_back(self) -> bool:
         return self._provider.fall_back()
 
+    async def close(self) -> None:
+        await self._provider.close()
+
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         question = self._fingerprint(task, inputs, complaint)
         known = self._checkpoints.find(question)
@@ -153,7 +156,7 @@ class CheckpointedProvider(AskingProvider):
             latency_s=0.0,
         )
 
-    def _fingerprint(self, task: Task, inputs: Inputs, complaint: str | None) -> str:
+    def _fingerprint(self, task: Task, inputs: WireInputs, complaint: str | None) -> str:
         """All that the answer hangs on: another model, prompt or schema asks again."""
         parts = [self.name, self.model, self.prompt_version(task), SCHEMA_VERSION, inputs.model_dump_json(), complaint]
         return sha256(json.dumps(parts).encode()).hexdigest()

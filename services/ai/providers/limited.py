@@ -7,7 +7,7 @@ from datetime import timedelta
 import asyncpg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from services.ai.wire import Inputs
+from services.ai.wire import WireInputs
 from shared.errors import BusyError, TerminalError
 from shared.telemetry import meter
 
@@ -54,8 +54,11 @@ class LimitedProvider(AskingProvider):
     def fall_back(self) -> bool:
         return self._provider.fall_back()
 
+    async def close(self) -> None:
+        await self._provider.close()
+
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         """Ask. Raises BusyError where there is no room soon: the job comes back then, without a lost attempt."""
         if time.monotonic() < self._unlimited_until:
@@ -73,7 +76,9 @@ class LimitedProvider(AskingProvider):
         await self._settle(grant, task, characters, completion.usage)
         return completion
 
-    async def _ask(self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None) -> Completion[Answer]:
+    async def _ask(
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None
+    ) -> Completion[Answer]:
         try:
             return await self._provider.ask(task, inputs, schema, complaint)
         except BusyError as error:
@@ -96,7 +101,8 @@ class LimitedProvider(AskingProvider):
             if wait > 0:
                 self._record_wait("limit", wait)
             if grant is None and wait > 0:
-                raise BusyError("model_rate_limited", f"The limit of {self._key} is used up.", timedelta(seconds=wait))
+                message = f"The limit of {self._key} is used up."
+                raise BusyError("model_rate_limited", message, timedelta(seconds=wait))
             if grant is None:
                 return None
             await asyncio.sleep(wait)

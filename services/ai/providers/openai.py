@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from services.ai import instructions
 from services.ai.usage import Price, record_call, record_usage
-from services.ai.wire import Inputs, NarrateInputs, ProbeInputs
+from services.ai.wire import NarrateInputs, ProbeInputs, WireInputs
 from shared.errors import BusyError, ChartloomError, TerminalError, TransientError
 from shared.telemetry import model_span
 
@@ -70,7 +70,7 @@ def _strict(schema: Any) -> Any:
     return schema
 
 
-def _question(inputs: Inputs) -> str:
+def _question(inputs: WireInputs) -> str:
     """The question's data. The mark is new every time: no document can hold it, so none can end its own block."""
     if isinstance(inputs, ProbeInputs):
         return inputs.greeting
@@ -164,8 +164,11 @@ class OpenAIProvider(AskingProvider):
         fell, self.speaks_responses = self.speaks_responses, False
         return fell
 
+    async def close(self) -> None:
+        await self._client.close()
+
     async def ask(
-        self, task: Task, inputs: Inputs, schema: type[Answer], complaint: str | None = None
+        self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
     ) -> Completion[Answer]:
         """One call, as one span and one measurement."""
         question = _question(inputs)
