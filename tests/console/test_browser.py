@@ -103,7 +103,7 @@ def test_a_fact_opens_its_source_with_its_box_over_the_right_words(stack: Stack,
             ]
             assert " ".join(word["text"] for word in words).split()[0].strip(".,;:()") in fact["quote"]
             shown = page.locator(".mark.active .words rect").evaluate_all(
-                "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.x, box.y, box.right, box.bottom])"
+                "all => all.map((one) => one.getBoundingClientRect()).map((b) => [b.x, b.y, b.right, b.bottom])"
             )
             for word in words:
                 x0, y0, x1, y1 = (
