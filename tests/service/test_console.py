@@ -319,7 +319,7 @@ async def test_a_client_goes_on_where_it_left_off(
         async with asyncio.timeout(10):
             while (event := await next_event(stream))[0] != "position":
                 pass
-    position = event[1]
+    position = event[1].split("\n")[0]
     await mine.upload(patient.profile_id, b"second", "second.txt")
     async with mine.events(patient.profile_id, **{"Last-Event-ID": position}) as stream:
         async with asyncio.timeout(10):

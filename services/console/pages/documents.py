@@ -125,7 +125,9 @@ async def events(request: web.Request) -> web.StreamResponse:
         async for update in source.updates(feed, patient_id, since, beat_seconds=BEAT_SECONDS):
             lines = [_event(document_id, html) for document_id, html in update.fragments]
             # The position last: a client that is cut off in between asks for all of them again.
-            lines.append(f"id: {update.position}\nevent: position\ndata:\n\n" if lines else ": beat\n\n")
+            lines.append(
+                f"id: {update.position}\nevent: position\ndata: {update.position}\n\n" if lines else ": beat\n\n"
+            )
             await response.write("".join(lines).encode())
     return response
 
