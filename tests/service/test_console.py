@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from services.console.pages.documents import MOST_STREAMS
 from services.console.settings import ConsoleSettings
 from shared.errors import ConfigurationError
 from shared.settings import load_settings
@@ -328,6 +331,21 @@ async def test_a_client_goes_on_where_it_left_off(
     # A position of another process is none: everything is told anew.
     async with mine.events(patient.profile_id, **{"Last-Event-ID": "0000-99"}) as stream:
         await until_shown(stream, "first.txt")
+
+
+async def test_a_stream_lasts_no_longer_than_the_token_and_a_user_has_so_many(
+    patient: Patient, console: ConsoleApp
+) -> None:
+    short = console.visitor(patient.user_id, exp=time.time() + 1)
+    async with short.events(patient.profile_id) as stream, asyncio.timeout(15):
+        assert stream.status == 200
+        while await stream.content.readline():
+            pass
+    mine = console.visitor(patient.user_id)
+    async with AsyncExitStack() as streams:
+        for _ in range(MOST_STREAMS):
+            await streams.enter_async_context(mine.events(patient.profile_id))
+        assert (await mine.get(f"/records/{patient.profile_id}/events")).status == 429
 
 
 async def test_whoever_loses_access_is_told_no_more(
