@@ -399,15 +399,19 @@ async def test_supabase_users_sign_in_and_an_expired_token_is_renewed(
             assert (wrong.status, "do not match" in wrong.text) == (401, True)
             right = await visitor.post("/sign-in", {"csrf": CSRF, "email": "a@b.example", "password": "right"})
             assert (right.status, right.headers["Location"]) == (303, "/")
-            set_cookies = right.headers.getall("Set-Cookie")  # type: ignore[attr-defined]
+            set_cookies = right.headers.getall("Set-Cookie")
             (session,) = [cookie for cookie in set_cookies if "chartloom-session" in cookie]
             assert all(word in session for word in ("HttpOnly", "SameSite=Lax", "Secure", "Path=/", "__Host-"))
             visitor.cookies["__Host-chartloom-refresh"] = "again"
             visitor.cookies["__Host-chartloom-session"] = token(patient.user_id, iss=f"{address}/auth/v1", exp=1)
             renewed = await visitor.get("/")
             assert renewed.status == 200
-            assert any("chartloom-session" in cookie for cookie in renewed.headers.getall("Set-Cookie"))  # type: ignore[attr-defined]
-    assert asked == ["password", "password", "refresh_token"]
+            assert any("chartloom-session" in cookie for cookie in renewed.headers.getall("Set-Cookie"))
+            # With whatever the answer is: a refusal, or a stream, which is how a page that watches comes back.
+            assert "Set-Cookie" in (await visitor.get("/nowhere")).headers
+            async with visitor.events(patient.profile_id) as stream:
+                assert "__Host-chartloom-session" in stream.headers["Set-Cookie"]
+    assert asked == ["password", "password", "refresh_token", "refresh_token", "refresh_token"]
 
 
 async def test_the_local_user_needs_the_key_and_a_local_name(database: Database, tmp_path: Path) -> None:
