@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from shared.attempts import attempts, began_to_wait, seconds_between
+from shared.attempts import Error, Job, attempts, began_to_wait, seconds_between
 
 BESIDE_THE_BAR = 72
 """Cells that the other columns take; the bar gets the rest of the terminal, and at least BAR_CELLS."""
@@ -50,20 +50,21 @@ async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trac
     subject = await connection.fetchrow(_JOB if isinstance(wanted, int) else _DOCUMENT, wanted)
     if subject is None:
         return None
-    jobs = await connection.fetch(
+    rows = await connection.fetch(
         "select id, job_type, job_category, status, created_at, started_at, completed_at, worker_id "
         "from chartloom.job_history where id = $1 or shell_file_id = $2 and payload ->> 'run_id' = $3 order by id",
         subject["job_id"],
         subject["shell_file_id"],
         subject["run_id"],
     )
-    errors: dict[int, list[asyncpg.Record]] = {job["id"]: [] for job in jobs}
+    jobs = [dict(row) for row in rows]
+    errors: dict[int, list[dict[str, Any]]] = {job["id"]: [] for job in jobs}
     for error in await connection.fetch(
         "select job_id, kind, code, started_at, occurred_at, worker_id "
         "from chartloom.processing_errors where job_id = any($1) order by id",
         list(errors),
     ):
-        errors[error["job_id"]].append(error)
+        errors[error["job_id"]].append(dict(error))
     now = await connection.fetchval("select chartloom.clock()")
     uploaded = subject["uploaded_at"]
     began = min([uploaded or now, *(began_to_wait(job, errors[job["id"]]) for job in jobs)])
@@ -79,7 +80,7 @@ async def read_trace(connection: asyncpg.Connection, wanted: UUID | int) -> Trac
     }
 
 
-def _job(job: asyncpg.Record, errors: Sequence[asyncpg.Record], began: datetime, now: datetime) -> dict[str, Any]:
+def _job(job: Job, errors: Sequence[Error], began: datetime, now: datetime) -> dict[str, Any]:
     return {
         "job_id": job["id"],
         "job_type": job["job_type"],
@@ -90,7 +91,7 @@ def _job(job: asyncpg.Record, errors: Sequence[asyncpg.Record], began: datetime,
     }
 
 
-def _queue_seconds(jobs: Sequence[asyncpg.Record], category: str, since: datetime | None) -> float | None:
+def _queue_seconds(jobs: Sequence[Job], category: str, since: datetime | None) -> float | None:
     """What the objective of the queue is about; None while it is not over, or ended in error."""
     own = [job for job in jobs if job["job_category"] == category]
     if not own or any(job["status"] != "completed" for job in own):

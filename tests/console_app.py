@@ -13,6 +13,7 @@ from uuid import UUID
 import aiohttp
 import jwt
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDictProxy
 
 from services.console.application import make_application
 from services.console.feed import Feed
@@ -39,7 +40,7 @@ def token(user_id: UUID, **changes: Any) -> str:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     text: str
 
 

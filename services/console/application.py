@@ -1,5 +1,6 @@
 """The web application: routes, and what holds for every request."""
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -21,6 +22,9 @@ from .sessions import Cookies, Limit, SignInRefusedError, Tokens, open_sign_in
 from .settings import LOOPBACK, ConsoleSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+RENEWED = web.RequestKey("renewed", Tokens)
+"""What goes to the browser with whatever the answer is."""
 
 FORM_BYTES = 64 * 1024
 """Of anything but an upload, which is streamed."""
@@ -74,6 +78,10 @@ def _probe(check: Callable[[], str | None]) -> Handler:
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """On every answer, streams and refusals among them."""
     response.headers.update(HEADERS)
+    if RENEWED in request:
+        # An answer's own cookies are written already.
+        for cookie in request.app[COOKIES].of(request[RENEWED]):
+            response.headers.add(hdrs.SET_COOKIE, cookie)
     if not request.app[SIGN_IN].is_local:
         response.headers["Strict-Transport-Security"] = f"max-age={KEPT_SECONDS}"
     is_versioned = request.path.startswith("/static/") and "v" in request.query and response.status == 200
@@ -123,34 +131,26 @@ async def _for_this_host(request: web.Request, handler: Handler) -> web.StreamRe
 
 @web.middleware
 async def _with_user(request: web.Request, handler: Handler) -> web.StreamResponse:
-    renewed = await _find_user(request)
+    await _find_user(request)
     if USER not in request and request.path not in OPEN_PATHS and not request.path.startswith("/static/"):
         if request.method == hdrs.METH_GET and "text/html" in request.headers.get("Accept", ""):
             return go_to("/sign-in")
         raise web.HTTPUnauthorized(reason="Sign in again.")
-    response = await handler(request)
-    if renewed is not None and not response.prepared:
-        request.app[COOKIES].keep(response, renewed)
-    return response
+    return await handler(request)
 
 
-async def _find_user(request: web.Request) -> Tokens | None:
-    """Notes who asks. Returns new tokens where the old one had expired."""
+async def _find_user(request: web.Request) -> None:
+    """Notes who asks, and new tokens where the old one had expired."""
     sign_in, cookies = request.app[SIGN_IN], request.app[COOKIES]
-    refresh = request.cookies.get(cookies.refresh)
-    try:
+    with contextlib.suppress(TokenRefusedError):
         request[USER] = await sign_in.verify(request.cookies.get(cookies.session, ""))
-    except TokenRefusedError:
-        if not refresh or request.path.startswith("/static/"):
-            return None
-    else:
-        return None
-    try:
-        renewed = await sign_in.refresh(refresh)
-        request[USER] = await sign_in.verify(renewed.access)
-    except (SignInRefusedError, TokenRefusedError):
-        return None
-    return renewed
+        return
+    refresh = request.cookies.get(cookies.refresh)
+    if refresh and not request.path.startswith("/static/"):
+        with contextlib.suppress(SignInRefusedError, TokenRefusedError):
+            renewed = await sign_in.refresh(refresh)
+            request[USER] = await sign_in.verify(renewed.access)
+            request[RENEWED] = renewed
 
 
 @web.middleware

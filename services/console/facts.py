@@ -58,11 +58,11 @@ async def waiting_reviews(connection: asyncpg.pool.PoolConnectionProxy, patient_
     pages: dict[tuple[UUID, int], Page | None] = {}
     for review in reviews:
         fact = review["fact"] = facts.get(review["finding_key"])
-        number = fact["page"] if fact else (review["claim"] or {}).get("page")
-        place = (review["shell_file_id"], number)
-        if number and place not in pages:
-            pages[place] = await read_page(connection, *place)
-        review["page"] = pages.get(place)
+        number: int = fact["page"] if fact else (review["claim"] or {}).get("page") or 0
+        place: tuple[UUID, int] = (review["shell_file_id"], number)
+        if place not in pages:
+            pages[place] = await read_page(connection, *place) if number else None
+        review["page"] = pages[place]
         review["crop"] = crop(review["page"], fact["boxes"]) if fact and review["page"] else None
     return reviews
 

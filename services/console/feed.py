@@ -195,11 +195,14 @@ class Feed:
                 await self._listener.sleep(1.0)
                 continue
             delay = QUICK_SLEEP_SECONDS if has_moved else min(delay * 2, UNDER_WAY_SECONDS)
-            if self._stopping:
-                return
-            woken = await self._listener.sleep(delay if self._watched() else IDLE_SECONDS, exactly=True)
-            if woken and time.monotonic() - self._came_round_at < SHORTEST_SLEEP_SECONDS:
-                await asyncio.sleep(SHORTEST_SLEEP_SECONDS)
+            await self._sleep(delay if self._watched() else IDLE_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        if self._stopping:
+            return
+        woken = await self._listener.sleep(seconds, exactly=True)
+        if woken and time.monotonic() - self._came_round_at < SHORTEST_SLEEP_SECONDS:
+            await asyncio.sleep(SHORTEST_SLEEP_SECONDS)
 
     def _watched(self) -> set[UUID]:
         return {

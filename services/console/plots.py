@@ -59,7 +59,7 @@ def day_of(text: str | None) -> date | None:
     if not all(part.isdecimal() for part in parts):
         return None
     try:
-        return date(*(int(part) for part in [*parts, "1", "1"][:3]))  # type: ignore[arg-type]
+        return date(*(int(part) for part in [*parts, "1", "1"][:3]))
     except ValueError:
         return None
 
@@ -69,7 +69,7 @@ def draw(name: str, unit: str, results: Iterable[dict[str, Any]]) -> Plot:
     ordered = sorted(results, key=lambda result: (result["day"] or date.min, result["value"]))
     range_text = next((result["range"] for result in reversed(ordered) if result["range"]), "")
     low, high = expected(range_text)
-    values = [result["value"] for result in ordered]
+    values: list[float] = [result["value"] for result in ordered]
     bottom = min([*values, *(bound for bound in (low, high) if bound is not None)])
     top = max([*values, *(bound for bound in (low, high) if bound is not None)])
     if top == bottom:

@@ -160,6 +160,12 @@ class Cookies:
         if tokens.refresh:
             self._set(response, self.refresh, tokens.refresh, REFRESH_COOKIE_SECONDS)
 
+    def of(self, tokens: Tokens) -> list[str]:
+        """The same, as headers."""
+        carrier = web.Response()
+        self.keep(carrier, tokens)
+        return [cookie.OutputString() for cookie in carrier.cookies.values()]
+
     def keep_csrf(self, response: web.StreamResponse, token: str) -> None:
         self._set(response, self.csrf, token, REFRESH_COOKIE_SECONDS, samesite="Strict")
 

@@ -103,7 +103,7 @@ def test_a_fact_opens_its_source_with_its_box_over_the_right_words(stack: Stack,
             ]
             assert " ".join(word["text"] for word in words).split()[0].strip(".,;:()") in fact["quote"]
             shown = page.locator(".mark.active .words rect").evaluate_all(
-                "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.x, box.y, box.right, box.bottom])"
+                "all => all.map((one) => one.getBoundingClientRect()).map((b) => [b.x, b.y, b.right, b.bottom])"
             )
             for word in words:
                 x0, y0, x1, y1 = (
@@ -236,7 +236,12 @@ def test_a_second_users_browser_sees_nothing_of_the_firsts(
     )
     expect(local_user.locator('.document[data-status="completed"]').first).to_contain_text("a.txt", timeout=COMPLETE_MS)
     theirs.locator("#files").set_input_files([{"name": "b.txt", "mimeType": "text/plain", "buffer": b"Asthma."}])
-    theirs.wait_for_function("window.heard.length > 0")
+    theirs.evaluate(
+        """() => new Promise((done) => {
+            const look = () => window.heard.length ? done() : setTimeout(look, 20);
+            look();
+        })"""
+    )
     assert all("b.txt" in data for data in theirs.evaluate("window.heard"))
     assert stack.query("select owner_user_id from user_profiles where display_name = 'Somebody Else'") == [
         {"owner_user_id": user_id("somebody@else.example")}

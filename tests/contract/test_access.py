@@ -83,6 +83,8 @@ async def test_users_reach_only_what_is_made_for_them(owner: asyncpg.Connection)
         "chartloom.files_to_erase",
         "chartloom.finish_erasure",
         "chartloom.answer",
+        "chartloom.document_jobs",
+        "chartloom.document_stages",
         "chartloom.accessible_profiles",
         "chartloom.has_profile_access",
         "chartloom.is_page_image",

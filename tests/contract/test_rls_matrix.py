@@ -134,6 +134,9 @@ async def fill(owner: asyncpg.Connection, patient: Patient, users: dict[str, UUI
     job = await owner.fetchrow("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
     await owner.execute("select * from chartloom.heartbeat_jobs('w', 'ocr', '1', '{}', '{}')")
     await owner.execute("select chartloom.fail_job($1, $2, 'c', 'm', true)", job["job_id"], job["lease_token"])
+    await owner.execute("select chartloom.enqueue_job_v3('ocr', 'fast', '{\"noop\": true}')")
+    done = await owner.fetchrow("select * from chartloom.claim_jobs('w', array['ocr'], 1)")
+    await owner.execute("select chartloom.complete_job($1, $2)", done["job_id"], done["lease_token"])
     await owner.fetch("select * from chartloom.settle_stored_documents(array[$1::uuid], '{}', 3600)", file)
     await owner.execute(
         "insert into storage.objects (bucket_id, name) select 'records', storage_path from shell_files where id = $1",

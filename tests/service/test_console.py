@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from services.console.pages.documents import MOST_STREAMS
 from services.console.settings import ConsoleSettings
 from shared.errors import ConfigurationError
 from shared.settings import load_settings
@@ -319,7 +322,7 @@ async def test_a_client_goes_on_where_it_left_off(
         async with asyncio.timeout(10):
             while (event := await next_event(stream))[0] != "position":
                 pass
-    position = event[1]
+    position = event[1].split("\n")[0]
     await mine.upload(patient.profile_id, b"second", "second.txt")
     async with mine.events(patient.profile_id, **{"Last-Event-ID": position}) as stream:
         async with asyncio.timeout(10):
@@ -328,6 +331,21 @@ async def test_a_client_goes_on_where_it_left_off(
     # A position of another process is none: everything is told anew.
     async with mine.events(patient.profile_id, **{"Last-Event-ID": "0000-99"}) as stream:
         await until_shown(stream, "first.txt")
+
+
+async def test_a_stream_lasts_no_longer_than_the_token_and_a_user_has_so_many(
+    patient: Patient, console: ConsoleApp
+) -> None:
+    short = console.visitor(patient.user_id, exp=time.time() + 1)
+    async with short.events(patient.profile_id) as stream, asyncio.timeout(15):
+        assert stream.status == 200
+        while await stream.content.readline():
+            pass
+    mine = console.visitor(patient.user_id)
+    async with AsyncExitStack() as streams:
+        for _ in range(MOST_STREAMS):
+            await streams.enter_async_context(mine.events(patient.profile_id))
+        assert (await mine.get(f"/records/{patient.profile_id}/events")).status == 429
 
 
 async def test_whoever_loses_access_is_told_no_more(
@@ -381,15 +399,19 @@ async def test_supabase_users_sign_in_and_an_expired_token_is_renewed(
             assert (wrong.status, "do not match" in wrong.text) == (401, True)
             right = await visitor.post("/sign-in", {"csrf": CSRF, "email": "a@b.example", "password": "right"})
             assert (right.status, right.headers["Location"]) == (303, "/")
-            set_cookies = right.headers.getall("Set-Cookie")  # type: ignore[attr-defined]
+            set_cookies = right.headers.getall("Set-Cookie")
             (session,) = [cookie for cookie in set_cookies if "chartloom-session" in cookie]
             assert all(word in session for word in ("HttpOnly", "SameSite=Lax", "Secure", "Path=/", "__Host-"))
             visitor.cookies["__Host-chartloom-refresh"] = "again"
             visitor.cookies["__Host-chartloom-session"] = token(patient.user_id, iss=f"{address}/auth/v1", exp=1)
             renewed = await visitor.get("/")
             assert renewed.status == 200
-            assert any("chartloom-session" in cookie for cookie in renewed.headers.getall("Set-Cookie"))  # type: ignore[attr-defined]
-    assert asked == ["password", "password", "refresh_token"]
+            assert any("chartloom-session" in cookie for cookie in renewed.headers.getall("Set-Cookie"))
+            # With whatever the answer is: a refusal, or a stream, which is how a page that watches comes back.
+            assert "Set-Cookie" in (await visitor.get("/nowhere")).headers
+            async with visitor.events(patient.profile_id) as stream:
+                assert "__Host-chartloom-session" in stream.headers["Set-Cookie"]
+    assert asked == ["password", "password", "refresh_token", "refresh_token", "refresh_token"]
 
 
 async def test_the_local_user_needs_the_key_and_a_local_name(database: Database, tmp_path: Path) -> None:

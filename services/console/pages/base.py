@@ -17,10 +17,10 @@ from shared.storage import Storage
 
 SETTINGS = web.AppKey("settings", ConsoleSettings)
 POOL = web.AppKey("pool", asyncpg.Pool)
-STORAGE = web.AppKey("storage", Storage)  # type: ignore[type-abstract]
+STORAGE = web.AppKey("storage", Storage)
 FEED = web.AppKey("feed", Feed)
 RENDERER = web.AppKey("renderer", Renderer)
-SIGN_IN = web.AppKey("sign_in", LocalSignIn | SupabaseSignIn)  # type: ignore[arg-type]
+SIGN_IN: web.AppKey[LocalSignIn | SupabaseSignIn] = web.AppKey("sign_in")
 COOKIES = web.AppKey("cookies", Cookies)
 UPLOADS = web.AppKey("uploads", Limit)
 

@@ -1,7 +1,10 @@
 """Uploading, and watching documents on their way."""
 
+import asyncio
+import contextlib
 import hashlib
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from typing import IO
 from urllib.parse import unquote
@@ -12,6 +15,7 @@ from aiohttp import web
 from opentelemetry.trace import SpanKind
 
 from services.console.documents import read_documents
+from services.console.feed import Update
 from shared.errors import BusyError
 from shared.storage import CHUNK_BYTES
 from shared.telemetry import message_span, traceparent_of
@@ -21,6 +25,8 @@ from .base import FEED, RENDERER, SETTINGS, STORAGE, UPLOADS, USER, id_of, read_
 BEAT_SECONDS = 20.0
 """A proxy ends a connection on which nothing moves; and a client that has gone is noticed by then."""
 IN_MEMORY_BYTES = 1 << 20
+MOST_STREAMS = 20
+"""Of one user: each costs a connection."""
 
 
 async def documents(request: web.Request) -> web.StreamResponse:
@@ -115,19 +121,27 @@ async def events(request: web.Request) -> web.StreamResponse:
     async with rights_of(request) as connection:
         await read_patient(connection, patient_id)
     since = request.headers.get("Last-Event-ID") or request.query.get("since", "")
-    response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
-    await response.prepare(request)
-    await response.write(b"retry: 1000\n\n")
     source = request.app[FEED]
     async with source.open(request[USER]) as feed:
-        async for update in source.updates(feed, patient_id, since, beat_seconds=BEAT_SECONDS):
-            lines = [_event(document_id, html) for document_id, html in update.fragments]
-            # The position last: a client that is cut off in between asks for all of them again.
-            lines.append(f"id: {update.position}\nevent: position\ndata:\n\n" if lines else ": beat\n\n")
-            await response.write("".join(lines).encode())
+        if feed.clients > MOST_STREAMS:
+            raise web.HTTPTooManyRequests(reason="Too many pages are open: close some.")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        await response.write(b"retry: 1000\n\n")
+        # No longer than the token: the browser comes again at once, with a new one if it has one.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request[USER].claims["exp"] - time.time()):
+                async for update in source.updates(feed, patient_id, since, beat_seconds=BEAT_SECONDS):
+                    await response.write(_events(update))
     return response
+
+
+def _events(update: Update) -> bytes:
+    """The position last: a client that is cut off in between asks for all of them again."""
+    if not update.fragments:
+        return b": beat\n\n"
+    events = [_event(document_id, html) for document_id, html in update.fragments]
+    return "".join([*events, f"id: {update.position}\nevent: position\ndata: {update.position}\n\n"]).encode()
 
 
 def _event(document_id: UUID, html: str) -> str:

@@ -73,7 +73,7 @@ async def _correction(
         value = " ".join(fields.get(name, "").split())
         if value and value != event.get(name):
             said[name] = value
-    attributes = {}
+    attributes: dict[str, Any] = {}
     for name in ATTRIBUTES:
         if name not in fields:
             continue

@@ -31,17 +31,28 @@ function put(id, html) {
   document.getElementById("none").hidden = list.children.length > 0;
 }
 
+// Only while somebody looks: a browser has six connections to a host, for all of its tabs. What was missed comes after.
+let since = list.dataset.since;
+let events = null;
 function listen() {
-  const events = new EventSource(`${list.dataset.events}?since=${list.dataset.since}`);
+  if (document.hidden) {
+    events?.close();
+    events = null;
+    return;
+  }
+  if (events) return;
+  events = new EventSource(`${list.dataset.events}?since=${since}`);
+  events.addEventListener("position", (event) => { since = event.data; });
   events.addEventListener("document", (event) => {
     const end = event.data.indexOf("\n");
     put(end < 0 ? event.data : event.data.slice(0, end), end < 0 ? "" : event.data.slice(end + 1));
   });
   // The browser itself tries again after a cut, and says where it left off; it gives up only where the server refuses.
   events.addEventListener("error", () => {
-    if (events.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
+    if (events?.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
   });
 }
+document.addEventListener("visibilitychange", listen);
 
 // -- uploading ----------------------------------------------------------------------------------------------------------
 
