@@ -68,7 +68,13 @@ _OWN_DATE = re.compile(
     re.I,
 )
 _PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
-_PERIODS |= {"hr": _PERIODS["hour"], "wk": _PERIODS["week"], "mo": _PERIODS["month"], "mth": _PERIODS["month"], "yr": _PERIODS["year"]}
+_PERIODS |= {
+    "hr": _PERIODS["hour"],
+    "wk": _PERIODS["week"],
+    "mo": _PERIODS["month"],
+    "mth": _PERIODS["month"],
+    "yr": _PERIODS["year"],
+}
 _DAY_FIRST = re.compile(
     r"\b(?:NHS|GP|A&E|U&Es?|FBC|LFTs|TTOs?|TDS|QDS|mane|nocte|\w*haem\w+|\w+aemia|o?edema(?<=oedema)|diarrhoea|paracetamol|salbutamol"
     r"|tumour|anaesthe\w+|Mr|Mrs)\b(?!\.)"

@@ -92,7 +92,11 @@ def test_a_dose_is_said_about_its_own_medicine() -> None:
 
     heads = [head("vancomycin"), head("prednisolone")]
     linking, edges = engine.load().linking, sentences(text)
-    for name, words, owner in (("dose", "1 g", "vancomycin"), ("dose", "40 mg", "prednisolone"), ("route", "oral", "prednisolone")):
+    for name, words, owner in (
+        ("dose", "1 g", "vancomycin"),
+        ("dose", "40 mg", "prednisolone"),
+        ("route", "oral", "prednisolone"),
+    ):
         start = text.index(words)
         about = linking.head(text, (name, start, start + len(words)), heads, edges)
         assert about is not None

@@ -194,7 +194,9 @@ def _furniture(text: str, start: int, end: int) -> bool:
     if words[0].isupper() and _NAMED.search(text[text.rfind("\n", 0, start) + 1 : start]):
         return True
     line = text[text.rfind("\n", 0, start) + 1 : start]
-    return words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
+    return (
+        words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
+    )
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:

@@ -106,9 +106,7 @@ class Tagger:
         if kept is None:
             kept = np.zeros((2 * REACH + 1, len(self.labels)), np.float32)
             for offset in range(-REACH, REACH + 1):
-                rows = [
-                    row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None
-                ]
+                rows = [row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None]
                 kept[offset + REACH] = self._weights[rows].sum(axis=0)
             if len(self._words) >= _WORDS_KEPT:
                 self._words.clear()
