@@ -61,8 +61,10 @@ _LASTING = re.compile(
 )
 _BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
 _OWN_DATE = re.compile(
-    r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
-    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic|referral|consult|consultation|encounter|review)"
+    r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam"
+    r"|consultation)"
+    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
+    r"|clinic|referral|consult|consultation|encounter|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
     r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
     re.I,

@@ -53,7 +53,7 @@ _NAMES: dict[str, AttributeName] = {
     "severity": "severity",
     "site": "site",
 }
-"""The tagger's labels that say something about a finding. Times are left to rules: half of those it sees name no day."""
+"""The tagger's labels of what is said about a finding. Times are left to rules: half of those it sees name no day."""
 
 
 @dataclass(frozen=True, slots=True)

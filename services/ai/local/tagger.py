@@ -131,7 +131,7 @@ def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
 
 
 def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
-    """How likely each label is at each token, given its whole run: forward and backward, runs of like length at once."""
+    """How likely each label is at each token, given its run: forward and backward, runs of like length at once."""
     likely = np.empty_like(scores)
     lengths = [end - start for start, end in runs]
     first = np.cumsum([0, *lengths[:-1]])

@@ -73,7 +73,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``said`` are all words of an attribute's kind, linked or not; ``other`` are spans of labels that we have no use for."""
+    """``said`` are all words of an attribute's kind, linked or not; ``other`` are spans of labels without use here."""
 
     id: str
     text: str

@@ -20,7 +20,7 @@ from .corpus import Document
 LABELS = {"outcome": "clinical_event", "occupation": "background", "lifestyle": "background"}
 """Labels too rare to be learnt → the one that they are learnt as."""
 DESCRIPTION = "description"
-"""A label that nobody asks for, learnt because it is what stands beside findings and is none: "irregular", "bilateral"."""
+"""A label that nobody asks for, learnt as what stands beside findings and is none: "irregular"."""
 _OTHER = {"Detailed_description": DESCRIPTION}
 
 
@@ -123,7 +123,7 @@ class Weights:
 
 
 def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], order: Sequence[int]) -> Weights:
-    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on what was not seen."""
+    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on unseen reports."""
     trainer = pycrfsuite.Trainer(algorithm="ap", verbose=False)
     trainer.set_params({"max_iterations": _ROUNDS, "feature.possible_transitions": True})
     for place in order:
