@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
@@ -94,6 +95,10 @@ _BESIDE = 15
 """Characters beside an unlabelled date on its line ("London,"): more is prose, and its date is not the document's."""
 
 
+_TEXTS_KEPT = 256
+"""Pages and quotes are asked for their dates several times."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calendar:
     """How one document writes dates: its own date, and whether 03/04 is the third of April (None: nobody can tell)."""
@@ -102,6 +107,7 @@ class Calendar:
     day_first: bool | None
 
 
+@lru_cache(maxsize=_TEXTS_KEPT)
 def find(text: str) -> list[tuple[int, int]]:
     """Stretches of ``text`` that say when or for how long, leftmost longest, without overlaps."""
     found = sorted(
