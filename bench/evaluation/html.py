@@ -42,7 +42,8 @@ def _section(name: str, outcomes: Sequence[Outcome], rows: Sequence[Measurement]
         )
     yield "</table>"
     missed, invented = _errors(outcomes)
-    yield f"<h3>Missed most often</h3><p>{_words(missed)}</p><h3>Found though the truth has none</h3><p>{_words(invented)}</p>"
+    yield f"<h3>Missed most often</h3><p>{_words(missed)}</p>"
+    yield f"<h3>Found though the truth has none</h3><p>{_words(invented)}</p>"
 
 
 def _picture(rows: Sequence[Measurement]) -> str:

@@ -40,7 +40,14 @@ class Outcome:
 def page_of(document: Document) -> Page:
     """The document as one page of plain text."""
     return Page(
-        page=1, width=1, height=1, text=document.text, words=(), text_source="text_layer", engine="corpus", engine_version="1"
+        page=1,
+        width=1,
+        height=1,
+        text=document.text,
+        words=(),
+        text_source="text_layer",
+        engine="corpus",
+        engine_version="1",
     )
 
 

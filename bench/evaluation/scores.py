@@ -38,7 +38,12 @@ def measurements(corpus: str, outcomes: Sequence[Outcome], price: Price | None) 
     for name in _LINKED:
         if (count := measure.linking(outcomes, name)).true:
             rows.append(_row(f"{corpus}: {name} linked", count.recall, "of truth", f"n={count.true}"))
-    if any(stretch.normalised is not None for one in outcomes for truth in one.document.truths for stretch in truth.attributes.values()):
+    if any(
+        stretch.normalised is not None
+        for one in outcomes
+        for truth in one.document.truths
+        for stretch in truth.attributes.values()
+    ):
         rows.append(_f1(corpus, "dates", measure.attribute(outcomes, "time", normalised=True)))
         rows.append(_f1(corpus, "units", measure.attribute(outcomes, "unit", normalised=True)))
         for name in ("value", "range", "flag", "dose", "route", "frequency"):
@@ -47,10 +52,13 @@ def measurements(corpus: str, outcomes: Sequence[Outcome], price: Price | None) 
     rows.append(_row(f"{corpus}: grounded", good / claimed if claimed else 1.0, "of claims", f"n={claimed}"))
     cpu = sum(outcome.cpu_s for outcome in outcomes)
     wall = sum(outcome.wall_s for outcome in outcomes)
-    rows.append(_row(f"{corpus}: all three passes", len(outcomes) / cpu, "documents a CPU second", f"n={len(outcomes)}"))
+    rows.append(
+        _row(f"{corpus}: all three passes", len(outcomes) / cpu, "documents a CPU second", f"n={len(outcomes)}")
+    )
     rows.append(_row(f"{corpus}: latency", wall / len(outcomes), "s a document", f"n={len(outcomes)}"))
     tokens = {
-        way: sum(outcome.usage.get(f"{way}_tokens", 0) for outcome in outcomes) / len(outcomes) for way in ("input", "output")
+        way: sum(outcome.usage.get(f"{way}_tokens", 0) for outcome in outcomes) / len(outcomes)
+        for way in ("input", "output")
     }
     if any(tokens.values()):
         rows += [_row(f"{corpus}: {way} tokens", count, "a document", "") for way, count in tokens.items()]

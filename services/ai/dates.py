@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
@@ -61,14 +62,22 @@ _LASTING = re.compile(
 )
 _BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
 _OWN_DATE = re.compile(
-    r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam|consultation)"
-    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated|clinic|referral|consult|consultation|encounter|review)"
+    r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam"
+    r"|consultation)"
+    r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
+    r"|clinic|referral|consult|consultation|encounter|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
     r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
     re.I,
 )
 _PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
-_PERIODS |= {"hr": _PERIODS["hour"], "wk": _PERIODS["week"], "mo": _PERIODS["month"], "mth": _PERIODS["month"], "yr": _PERIODS["year"]}
+_PERIODS |= {
+    "hr": _PERIODS["hour"],
+    "wk": _PERIODS["week"],
+    "mo": _PERIODS["month"],
+    "mth": _PERIODS["month"],
+    "yr": _PERIODS["year"],
+}
 _DAY_FIRST = re.compile(
     r"\b(?:NHS|GP|A&E|U&Es?|FBC|LFTs|TTOs?|TDS|QDS|mane|nocte|\w*haem\w+|\w+aemia|o?edema(?<=oedema)|diarrhoea|paracetamol|salbutamol"
     r"|tumour|anaesthe\w+|Mr|Mrs)\b(?!\.)"
@@ -86,6 +95,10 @@ _BESIDE = 15
 """Characters beside an unlabelled date on its line ("London,"): more is prose, and its date is not the document's."""
 
 
+_TEXTS_KEPT = 256
+"""Pages and quotes are asked for their dates several times."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calendar:
     """How one document writes dates: its own date, and whether 03/04 is the third of April (None: nobody can tell)."""
@@ -94,6 +107,7 @@ class Calendar:
     day_first: bool | None
 
 
+@lru_cache(maxsize=_TEXTS_KEPT)
 def find(text: str) -> list[tuple[int, int]]:
     """Stretches of ``text`` that say when or for how long, leftmost longest, without overlaps."""
     found = sorted(

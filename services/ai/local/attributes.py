@@ -258,7 +258,9 @@ def _nearest(
         if target.end <= start and _COMPARED.search(text, target.end, start):
             continue
         # "asthma, presenting with a 2 day history of wheeze", "obesity, who presented on 13 April with chest pain".
-        onward = (lasting and _HISTORY_OF.match(text, end)) or (_PRESENTED.search(text, low, start) and _PRESENTS_WITH.match(text, end))
+        onward = (lasting and _HISTORY_OF.match(text, end)) or (
+            _PRESENTED.search(text, low, start) and _PRESENTS_WITH.match(text, end)
+        )
         if onward:
             if target.start >= end:
                 inside.append((lasting, target.start - end, (start, end)))

@@ -129,7 +129,7 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     tagged = TaggedDetector(tagger).find(text, parts)
     in_prose = [span for span in tagged if _is_prose(text, span.start)]
     in_lists = [span for span in tagged if not _is_prose(text, span.start)]
-    # In order of trust: where spans overlap, the earlier stays. The tagger was taught on prose; in lists terms know better.
+    # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
             PatternDetector(before_terms=True).find(text, parts),
@@ -171,12 +171,14 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
 
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
 _FIELD = re.compile(
-    r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
+    r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)"
+    r"|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
     r"|name|surname|forename|address|tel|phone|fax|consultant|referrer|ward|page|mr|mrs|ms|miss|dr|prof)\b",
     re.I,
 )
 _NAMED = re.compile(
-    r"(?:\b(?:Mrs?|Ms|Miss|Dr|Prof|Master)\.?[ \t]+|\b(?i:patient|pt|name|surname|forename|referrer|ordering|consultant|re)[ \t]*:[ \t]*)"
+    r"(?:\b(?:Mrs?|Ms|Miss|Dr|Prof|Master)\.?[ \t]+"
+    r"|\b(?i:patient|pt|name|surname|forename|referrer|ordering|consultant|re)[ \t]*:[ \t]*)"
     r"(?:[A-Z][\w'’-]*\.?,?[ \t]*){0,3}$"
 )
 
@@ -194,7 +196,9 @@ def _furniture(text: str, start: int, end: int) -> bool:
     if words[0].isupper() and _NAMED.search(text[text.rfind("\n", 0, start) + 1 : start]):
         return True
     line = text[text.rfind("\n", 0, start) + 1 : start]
-    return words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
+    return (
+        words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
+    )
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:

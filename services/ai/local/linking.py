@@ -20,7 +20,28 @@ from .tagger import Tagged
 from .tokens import tokens
 
 FILE = Path(__file__).parent / "model" / "linking.json"
-_SIGNS = frozenset({",", ";", "(", ")", "and", "or", "of", "with", "was", "were", "to", "in", "by", "for", "followed", ":", "then", "the"})
+_SIGNS = frozenset(
+    {
+        ",",
+        ";",
+        "(",
+        ")",
+        "and",
+        "or",
+        "of",
+        "with",
+        "was",
+        "were",
+        "to",
+        "in",
+        "by",
+        "for",
+        "followed",
+        ":",
+        "then",
+        "the",
+    }
+)
 """What stands between and may tell two findings apart."""
 
 
@@ -32,7 +53,7 @@ _NAMES: dict[str, AttributeName] = {
     "severity": "severity",
     "site": "site",
 }
-"""The tagger's labels that say something about a finding. Times are left to rules: half of those it sees name no day."""
+"""The tagger's labels of what is said about a finding. Times are left to rules: half of those it sees name no day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +108,7 @@ def _is_value(words: str, head: Head) -> bool:
     return head.label in MEASURED and not dates.find(words) and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\|", words) is None
 
 
-def candidates(
-    said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]
-) -> list[Head]:
+def candidates(said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]) -> list[Head]:
     """The findings of the sentence that the words stand in."""
     low, high = sentence(edges, said[1])
     return [

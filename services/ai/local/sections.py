@@ -5,7 +5,7 @@ import tomllib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,8 @@ _COLUMNS = re.compile(
 _TAIL_DATE = r"(?:\d{1,2}(?:st|nd|rd|th)?[ /.-])?(?:\d{1,2}|[A-Z][a-z]{2,8})[ /.-](?:19|20)?\d\d"
 _ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
+_PAGES_KEPT = 64
+"""Each pass asks again what the parts of a page are."""
 _CONTINUED = frozenset({"medications", "history", "plan"})
 """Roles of lists that run on over the edge of a page."""
 
@@ -85,6 +87,7 @@ def _letterhead() -> re.Pattern[str]:
     return re.compile(rf"^[ \t]*(?={word}(?:[ \t]+{word})+[ \t]*$)[^\n]*\b(?:{named})\b[^\n]*$", re.M)
 
 
+@lru_cache(maxsize=_PAGES_KEPT)
 def sections(text: str, role: str = "other") -> list[Section]:
     """The sections of ``text`` from top to bottom, without gaps. The first has no heading: ``role`` is its role."""
     pattern, roles = _headings()
@@ -162,6 +165,7 @@ def without_headings(text: str, parts: Sequence[Section]) -> str:
     return "".join(characters)
 
 
+@lru_cache(maxsize=_PAGES_KEPT)
 def sentences(text: str) -> list[tuple[int, int]]:
     """Stretches inside which a cue may act: sentences of prose, lines of lists and tables."""
     edges = [0]

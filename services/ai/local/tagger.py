@@ -106,9 +106,7 @@ class Tagger:
         if kept is None:
             kept = np.zeros((2 * REACH + 1, len(self.labels)), np.float32)
             for offset in range(-REACH, REACH + 1):
-                rows = [
-                    row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None
-                ]
+                rows = [row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None]
                 kept[offset + REACH] = self._weights[rows].sum(axis=0)
             if len(self._words) >= _WORDS_KEPT:
                 self._words.clear()
@@ -133,7 +131,7 @@ def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
 
 
 def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
-    """How likely each label is at each token, given its whole run: forward and backward, runs of like length at once."""
+    """How likely each label is at each token, given its run: forward and backward, runs of like length at once."""
     likely = np.empty_like(scores)
     lengths = [end - start for start, end in runs]
     first = np.cumsum([0, *lengths[:-1]])

@@ -40,7 +40,12 @@ ATTRIBUTES: dict[str, AttributeName] = {
     "Biological_structure": "site",
 }
 """MACCROBAT's labels of what is said about findings → ours."""
-_ASSERTIONS: dict[str, Assertion] = {"NEG": "negated", "MAYBE_NEG": "negated", "UNCERTAIN": "possible", "MAYBE_POS": "possible"}
+_ASSERTIONS: dict[str, Assertion] = {
+    "NEG": "negated",
+    "MAYBE_NEG": "negated",
+    "UNCERTAIN": "possible",
+    "MAYBE_POS": "possible",
+}
 _ENTITY = re.compile(r"(?P<label>\S+) (?P<fragments>\d+ \d+(?:;\d+ \d+)*)")
 
 
@@ -68,7 +73,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``said`` are all words of an attribute's kind, linked or not; ``other`` are spans of labels that we have no use for."""
+    """``said`` are all words of an attribute's kind, linked or not; ``other`` are spans of labels without use here."""
 
     id: str
     text: str
@@ -155,8 +160,6 @@ def _brat(path: Path) -> Document:
         for name, (label, start, end) in spans.items()
         if label in LABELS
     )
-    said = tuple(
-        (ATTRIBUTES[label], start, end) for label, start, end in spans.values() if label in ATTRIBUTES
-    )
+    said = tuple((ATTRIBUTES[label], start, end) for label, start, end in spans.values() if label in ATTRIBUTES)
     other = tuple(span for span in spans.values() if span[0] not in LABELS and span[0] not in ATTRIBUTES)
     return Document(path.stem, text, truths, said, other)

@@ -14,7 +14,10 @@ _RIDGE = 1.0
 def heads(document: Document) -> list[Head]:
     """The truth's findings in the order of their places."""
     return sorted(
-        (Head(str(number), truth.start, truth.end, truth.kind, truth.label) for number, truth in enumerate(document.truths)),
+        (
+            Head(str(number), truth.start, truth.end, truth.kind, truth.label)
+            for number, truth in enumerate(document.truths)
+        ),
         key=lambda head: head.start,
     )
 

@@ -9,7 +9,7 @@ from services.ai.local.sections import sentences
 from . import logistic
 from .corpus import Document
 
-THRESHOLD = 0.4
+THRESHOLD = 0.35
 """Above this probability a finding is absent."""
 _RIDGE = 1.0
 

@@ -20,7 +20,7 @@ from .corpus import Document
 LABELS = {"outcome": "clinical_event", "occupation": "background", "lifestyle": "background"}
 """Labels too rare to be learnt → the one that they are learnt as."""
 DESCRIPTION = "description"
-"""A label that nobody asks for, learnt because it is what stands beside findings and is none: "irregular", "bilateral"."""
+"""A label that nobody asks for, learnt as what stands beside findings and is none: "irregular"."""
 _OTHER = {"Detailed_description": DESCRIPTION}
 
 
@@ -30,7 +30,13 @@ def targets(document: Document, found: Tokens) -> list[str]:
     Neighbours of one label become one: 39 of 9,000 findings, against twice the time with a label for beginnings.
     """
     spans = [
-        (0 if truth.kind != "context" else 1, truth.start - truth.end, truth.start, truth.end, LABELS.get(truth.label, truth.label))
+        (
+            0 if truth.kind != "context" else 1,
+            truth.start - truth.end,
+            truth.start,
+            truth.end,
+            LABELS.get(truth.label, truth.label),
+        )
         for truth in document.truths
     ]
     spans += [(2, start - end, start, end, name) for name, start, end in document.said]
@@ -38,7 +44,9 @@ def targets(document: Document, found: Tokens) -> list[str]:
     labels = [OUTSIDE] * len(found.texts)
     for _, _, start, end, label in sorted(spans):
         places = [
-            place for place, (first, last) in enumerate(zip(found.starts, found.ends, strict=True)) if first < end and start < last
+            place
+            for place, (first, last) in enumerate(zip(found.starts, found.ends, strict=True))
+            if first < end and start < last
         ]
         if places and all(labels[place] == OUTSIDE for place in places):
             for place in places:
@@ -67,7 +75,12 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
             padded = [EDGE] * REACH + found.texts[start:end] + [EDGE] * REACH
             features.append(
                 [
-                    [feature for offset in range(2 * REACH + 1) for feature in of(padded[place + offset], offset - REACH)] + next(at)
+                    [
+                        feature
+                        for offset in range(2 * REACH + 1)
+                        for feature in of(padded[place + offset], offset - REACH)
+                    ]
+                    + next(at)
                     for place in range(end - start)
                 ]
             )
@@ -110,7 +123,7 @@ class Weights:
 
 
 def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], order: Sequence[int]) -> Weights:
-    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on what was not seen."""
+    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on unseen reports."""
     trainer = pycrfsuite.Trainer(algorithm="ap", verbose=False)
     trainer.set_params({"max_iterations": _ROUNDS, "feature.possible_transitions": True})
     for place in order:
@@ -150,7 +163,7 @@ def _weights(path: str) -> Weights:
     return Weights(names, attributes, weights, steps)
 
 
-_MODELS = 2
+_MODELS = 1
 """Perceptrons that are averaged; each meets the sentences in an order of its own."""
 _ROUNDS = 12
 _SHARPNESS = 0.4
