@@ -16,11 +16,6 @@ _BEFORE, _AFTER = 14, 7
 """Words on either side that may say so."""
 _STOPS = frozenset({".", ";", "but", "however", "although"})
 """They end a clause, and with it what a cue reaches."""
-<<<<<<< HEAD
-_CUES = frozenset(
-    ["no", "not", "none", "without", "out", "denied", "denies", "denying", "negative", "never", "neither", "nor", "absence", "absent", "lack", "lacked", "excluded", "exclude", "excluding", "exclusion", "ruled", "rule", "unremarkable", "free", "failed", "cannot", "unable", "disappeared", "disappearance", "resolved", "resolution", "ceased", "cessation", "stopped", "stop", "discontinued", "discontinuation", "withdrawal", "withdrawn", "withheld", "held", "refused", "declined", "removed", "removal", "instead", "unlikely", "avoid", "avoided"]
-)
-=======
 _CUES = frozenset({
     "no", "not", "none", "without", "out", "denied", "denies", "denying", "negative", "never", "neither", "nor",
     "absence", "absent", "lack", "lacked", "excluded", "exclude", "excluding", "exclusion", "ruled", "rule",
@@ -28,7 +23,6 @@ _CUES = frozenset({
     "ceased", "cessation", "stopped", "stop", "discontinued", "discontinuation", "withdrawal", "withdrawn",
     "withheld", "held", "refused", "declined", "removed", "removal", "instead", "unlikely", "avoid", "avoided",
 })  # fmt: skip
->>>>>>> ai-local
 """Words that may make what stands beside them absent."""
 
 
