@@ -54,7 +54,7 @@ _DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b"
 _LASTING = re.compile(
     rf"(?<!\bin )(?<!\bat )(?<!\bevery )(?<!times )(?<![-–>/])(?:\b|(?<=x))(?P<n>(?!an?\b){_COUNT})[\s-]+"
     r"(?P<unit>hour|day|week|month|year|hr|wk|mth|mo|yr)s?\b"
-    r"|(?<!\bin )\b(?P<hours>\d{1,3})\s?h\b(?!\s?/)"
+    r"|(?<!\bin )\b(?<![.\d])(?P<hours>\d{1,3})\s?(?-i:h)\b(?!\s?/)"
     # "3/7", "6/52", "3/12": days, weeks, months; the last may be a day in December and needs a word beside it.
     r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
     r"|(?<=\bfor )(?P<months>\d{1,2})/12(?![\d/])",

@@ -550,5 +550,5 @@ async def test_what_is_excluded_stopped_or_booked_is_not_what_the_patient_has() 
         "aspirin": "historical",
         "apixaban": "affirmed",
         "amlodipine": "historical",
-        "vaccines": "negated",
+        "Live vaccines": "negated",
     }

@@ -72,11 +72,22 @@ def assertion(
     after_near = re.split(r"[,;]", after)[0][:60]
     absent = ruled_absent(text, start, end, label=label, edges=edges)
     if kind != "context":
-        absent = negation.absent(features(text, start, end, label=label, rule=absent, sentence=(low, high)))
+        found = features(text, start, end, label=label, rule=absent, sentence=(low, high))
+        absent = negation.absent(found)
+    if absent and label == "medication" and _stopped(before, after_near):
+        return "historical"
     if absent:
         return "negated"
     return _doubt(before, after_near, label=label) or _past_or_planned(
         text[start:end], before, after_near, kind=kind, label=label, role=role
+    )
+
+
+def _stopped(before: str, after: str) -> bool:
+    """Whether a medicine was given and is no more; reports annotate that as its absence, a record as its past."""
+    return (
+        _compiled("historical", "before").search(before) is not None
+        or _compiled("historical", "after").search(after) is not None
     )
 
 

@@ -1,6 +1,7 @@
 """Pass 1: what the tagger, terms and patterns see outside headings, each labelled by what the section makes of it."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,6 +34,7 @@ _OF_CARE = re.compile(
 )
 """What follows the name of a disease that belongs to somebody's work or address: "Atrial fibrillation clinic"."""
 _OF_SAMPLE = re.compile(r"\s+(?:blood|plasma|tube|bottle|sample|whole blood)\b", re.I)
+_IS_SAMPLE = re.compile(r"\b(?:blood|plasma|tube|bottle|sample)\Z", re.I)
 _TIME_OF_CARE = re.compile(
     r"\b(?:during|throughout|since|before|prior to)\s+(?:(?:this|the|that|her|his|their)\s+)?$", re.I
 )
@@ -83,11 +85,14 @@ class TaggedDetector:
         """Findings, each labelled by the terminology where that knows the very words."""
         found = []
         for tagged in self._tagger.find(without_headings(text, parts)):
-            words = text[tagged.start : tagged.end]
-            if tagged.label in KIND_OF_LABEL and not _furniture(text, tagged.start, tagged.end):
+            leads = _LEADS.match(text, tagged.start, tagged.end)
+            start = leads.end() if leads else tagged.start
+            words = _TRAILS.sub("", text[start : tagged.end])
+            end = start + len(words)
+            if tagged.label in KIND_OF_LABEL and words and not _furniture(text, start, end):
                 concept = terminology.load().concept(words)
                 known = concept is not None and concept.label in KIND_OF_LABEL
-                found.append(Span(tagged.start, tagged.end, concept.label if concept and known else tagged.label))
+                found.append(Span(start, end, concept.label if concept and known else tagged.label))
         return found
 
 
@@ -126,16 +131,17 @@ class PatternDetector:
 def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
     parts = sections(text, role)
-    tagged = TaggedDetector(tagger).find(text, parts)
+    terms = TermDetector().find(text, parts)
+    tagged = [_longer(span, terms) for span in TaggedDetector(tagger).find(text, parts)]
     in_prose = [span for span in tagged if _is_prose(text, span.start)]
     in_lists = [span for span in tagged if not _is_prose(text, span.start)]
     # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
             PatternDetector(before_terms=True).find(text, parts),
-            RowDetector().find(text, parts),
             in_prose,
-            TermDetector().find(text, parts),
+            terms,
+            RowDetector().find(text, parts),
             PatternDetector().find(text, parts),
             in_lists,
         ]
@@ -143,6 +149,18 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     edges = sentences(text)
     found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
     return [span for span in found if span.label != "allergen"]
+
+
+def _longer(span: Span, terms: Sequence[Span]) -> Span:
+    """The known term that holds a tagged stretch: "Pulmonary embolism" of "embolism"."""
+    place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
+    if (
+        place >= 0
+        and terms[place].end >= span.end
+        and KIND_OF_LABEL.get(terms[place].label) == KIND_OF_LABEL[span.label]
+    ):
+        return terms[place]
+    return span
 
 
 def _is_prose(text: str, position: int) -> bool:
@@ -169,6 +187,18 @@ def union(found: Iterable[Sequence[Span]]) -> list[Span]:
     return sorted(taken, key=lambda span: span.start)
 
 
+_LEADS = re.compile(
+    r"(?:(?:no|not|without|any|the|an?|his|her|your|their|our|oral|intravenous|subcutaneous|intramuscular|topical|iv|po)\s+)*",
+    re.I,
+)
+_TRAILS = re.compile(
+    r"\s+(?:recur(?:s|red)?|improv(?:es|ed)|worsen(?:s|ed)|resolv(?:es|ed)|persist(?:s|ed)|subsid(?:es|ed)|disappear(?:s|ed))$",
+    re.I,
+)
+"""What the reports' annotators at times took for a part of the finding."""
+_NO_FINDING = frozenset(
+    {"denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
+)
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
 _FIELD = re.compile(
     r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)"
@@ -189,6 +219,8 @@ def _furniture(text: str, start: int, end: int) -> bool:
     The tagger was taught on prose, where none of these stand.
     """
     words = text[start:end]
+    if words.lower() in _NO_FINDING:
+        return True
     if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
         return True
     if _FIELD.search(words) or rows.is_dosing(words):
@@ -206,8 +238,10 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
     printed, before = text[span.start : span.end], text[max(0, span.start - 80) : span.start]
     if printed == "MR":
         return _NAME_FOLLOWS.match(text, span.end) is None
-    if printed.lower() == "surgery":
+    if printed.lower().endswith("surgery"):
         return _PLACE.search(before + printed) is None
+    if span.label == "medication" and _IS_SAMPLE.search(printed):
+        return False
     if span.label == "occupation":
         stated = at(parts, span.start).role == "social" or _OCCUPATION_BEFORE.search(before) is not None
         return stated and _STAFF_BEFORE.search(before) is None

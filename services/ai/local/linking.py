@@ -105,7 +105,11 @@ def linked(
 
 def _is_value(words: str, head: Head) -> bool:
     """Outside prose the tagger takes days, shares and doses for results."""
-    return head.label in MEASURED and not dates.find(words) and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\|", words) is None
+    return (
+        head.label in MEASURED
+        and not dates.find(words)
+        and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\||\d:\d\d", words) is None
+    )
 
 
 def candidates(said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]) -> list[Head]:
