@@ -18,12 +18,15 @@ _CELL_HEIGHT = 42.0
 def read_plain_text(path: Path, limits: ReaderLimits) -> Page:
     """The file's own text, unchanged: offsets into the page are offsets into the file's decoded UTF-8.
 
-    Boxes are where a monospaced print-out of 120 columns would have the words. Raises ``Refusal``: ``file_too_large``.
+    Boxes are where a monospaced print-out of 120 columns would have the words. Raises ``Refusal``: ``file_too_large``,
+    ``page_too_dense``.
     """
     if path.stat().st_size > limits.max_text_bytes:
         raise Refusal("file_too_large")
     # Bytes, not read_text: its newline translation would shift every offset behind a \r\n.
     text = path.read_bytes().decode("utf-8")
+    if len(text.split()) > limits.max_page_words:
+        raise Refusal("page_too_dense")
     placed: list[tuple[re.Match[str], int, int]] = []
     row = 0
     offset = 0

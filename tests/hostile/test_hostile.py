@@ -36,7 +36,6 @@ ENDS: dict[str, str] = {
     "100 000 pages": "file_too_long",
     "2 000 000 000 pages in one": "file_too_long",
     "510 000 objects": "file_too_complex",
-    "flate bomb as object stream": "file_too_complex",
     "a wall of text": "page_too_dense",
     "a text of half a million words": "page_too_dense",
     "a password": "file_encrypted",
