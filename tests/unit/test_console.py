@@ -1,15 +1,17 @@
 """The console's drawings: what a reference range means, where points lie, and that a page drawn from words is safe."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from services.console.page_image import draw_page
+from services.console.page_image import draw_page, page_image
 from services.console.plots import HEIGHT, expected, plots_of
 from services.console.waterfall import SCALE, waterfall
 from services.console.wording import partial_date
+from shared.storage import LocalStorage
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,21 @@ def test_a_page_drawn_from_words_is_well_formed_whatever_they_are() -> None:
     assert [element.text for element in root if element.tag.endswith("text")] == [
         "<script>", "a&b", '"quoted"', "bell", "ä ß",
     ]  # fmt: skip
+
+
+async def test_the_image_that_ocr_kept_is_shown_and_nothing_else_that_lies_there(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    page = {"width": 100, "height": 200, "words": [], "image_path": "patient/pages/1"}
+    for content, media_type in (
+        (b"\x89PNG\r\n\x1a\nrest", "image/png"),
+        (b"\xff\xd8\xffrest", "image/jpeg"),
+        (b"<html><script>", "image/svg+xml"),
+    ):
+        (tmp_path / "patient" / "pages").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "patient" / "pages" / "1").write_bytes(content)
+        found, chunks = await page_image(storage, page)
+        assert found == media_type
+        assert (b"".join([chunk async for chunk in chunks]) == content) is (media_type != "image/svg+xml")
 
 
 def test_the_waterfall_has_a_bar_for_every_attempt_within_the_whole() -> None:
