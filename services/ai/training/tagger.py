@@ -141,7 +141,9 @@ def averaged(models: Sequence[Weights]) -> Weights:
     matrix = np.zeros((len(attributes), len(models[0].labels)), np.float32)
     for model in models:
         matrix[[row[attribute] for attribute in model.attributes]] += model.matrix / len(models)
-    steps = np.mean([model.steps for model in models], axis=0, dtype=np.float32)
+    steps = np.zeros_like(models[0].steps)
+    for model in models:
+        steps += model.steps / len(models)
     return Weights(models[0].labels, attributes, matrix, steps)
 
 
