@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report import OUT, Measurement, publish
-from services.ai.local.engine import Engine
 from services.ai.providers import Provider, open_provider
 from services.ai.providers.local import LocalProvider
 from services.ai.settings import AiSettings
@@ -62,11 +61,12 @@ def _corpora(provider: Provider) -> list[tuple[str, list[corpus.Document], bool]
         return [(Path(folder).name, corpus.read(Path(folder)), False)]
     found = []
     stated = os.environ.get("MACCROBAT")
-    folder = next((path for path in ([Path(stated)] if stated else _LIES) if path.is_dir()), None)
-    if folder is None:
+    lies = [Path(stated)] if stated else _LIES
+    reports = next((path for path in lies if path.is_dir()), None)
+    if reports is None:
         say("MACCROBAT is not here: name its folder with MACCROBAT=… Only our own notes are scored.")
     else:
-        found.append(("maccrobat", corpus.read(folder), provider.name == "local"))
+        found.append(("maccrobat", corpus.read(reports), provider.name == "local"))
     return [*found, ("notes", corpus.read(NOTES), False)]
 
 
@@ -78,7 +78,7 @@ async def _five_fold(documents: Sequence[corpus.Document]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for number, (trained, unseen) in enumerate(local.folds(documents), 1):
         say(f"  fold {number} of {local.FOLDS}: training on {len(trained)}, scoring {len(unseen)}")
-        provider = LocalProvider(Engine(local.train(trained)))
+        provider = LocalProvider(local.train(trained))
         outcomes += [await read(document, provider) for document in unseen]
     return outcomes
 

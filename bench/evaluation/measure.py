@@ -5,7 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from services.ai import passes
+from services.ai.local.engine import Engine
+from services.ai.local.sections import sentences
 from services.ai.providers import Provider
+from services.ai.providers.local import LocalProvider
+from services.ai.training import linking as training
 from services.ai.training.corpus import Document, Truth
 from shared.contract.findings import AttributeName, Detection, Enrichment, Entity, Finding, Narration, Source
 from shared.contract.pages import Page
@@ -30,6 +34,8 @@ class Outcome:
     cpu_s: float
     wall_s: float
     usage: dict[str, int] = field(default_factory=dict)
+    links: tuple[tuple[str, bool], ...] = ()
+    """(name, right) of each of the truth's attributes, as the local engine links the truth's own words."""
 
     @property
     def rejected(self) -> int:
@@ -71,7 +77,15 @@ async def read(document: Document, provider: Provider) -> Outcome:
         cpu_s=cpu,
         wall_s=wall,
         usage=usage,
+        links=tuple(_links(document, provider.engine)) if isinstance(provider, LocalProvider) else (),
     )
+
+
+def _links(document: Document, engine: Engine) -> Iterator[tuple[str, bool]]:
+    edges, heads = sentences(document.text), training.heads(document)
+    for said, owners in training.links(document).items():
+        head = engine.linking.head(document.text, said, heads, edges)
+        yield said[0], head is not None and head.id in owners
 
 
 def _as_found(document: Document, detection: Detection) -> Detection:
@@ -165,10 +179,9 @@ def attribute(outcomes: Sequence[Outcome], name: AttributeName, *, normalised: b
 
 
 def linking(outcomes: Sequence[Outcome], name: AttributeName) -> Count:
-    """Of the attributes that the truth links to a finding, those that we link to it (``both`` of ``true``)."""
-    count = attribute(outcomes, name)
-    count.found = count.true
-    return count
+    """Of the truth's own words about a finding, those that the engine links to it (``both`` of ``true``)."""
+    answers = [right for outcome in outcomes for said, right in outcome.links if said == name]
+    return Count(found=len(answers), true=len(answers), both=sum(answers))
 
 
 def grounded(outcomes: Sequence[Outcome]) -> tuple[int, int]:

@@ -38,6 +38,8 @@ def measurements(corpus: str, outcomes: Sequence[Outcome], price: Price | None) 
     for name in _LINKED:
         if (count := measure.linking(outcomes, name)).true:
             rows.append(_row(f"{corpus}: {name} linked", count.recall, "of truth", f"n={count.true}"))
+        if (count := measure.attribute(outcomes, name)).true:
+            rows.append(_f1(corpus, f"{name} found and linked", count))
     if any(
         stretch.normalised is not None
         for one in outcomes
@@ -46,7 +48,7 @@ def measurements(corpus: str, outcomes: Sequence[Outcome], price: Price | None) 
     ):
         rows.append(_f1(corpus, "dates", measure.attribute(outcomes, "time", normalised=True)))
         rows.append(_f1(corpus, "units", measure.attribute(outcomes, "unit", normalised=True)))
-        for name in ("value", "range", "flag", "dose", "route", "frequency"):
+        for name in ("range", "flag"):
             rows.append(_f1(corpus, name, measure.attribute(outcomes, name)))
     good, claimed = measure.grounded(outcomes)
     rows.append(_row(f"{corpus}: grounded", good / claimed if claimed else 1.0, "of claims", f"n={claimed}"))

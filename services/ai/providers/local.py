@@ -41,5 +41,10 @@ class LocalProvider:
             latency_s=time.monotonic() - started,
         )
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers; loaded when it is first asked for."""
+        return self._engine or load()
+
     def _answer(self, inputs: Inputs) -> BaseModel:
-        return (self._engine or load()).answer(inputs)
+        return self.engine.answer(inputs)

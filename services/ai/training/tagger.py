@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycrfsuite
+from numpy.typing import NDArray
 
 from services.ai.local.features import EDGE, REACH, place_features, word_features
 from services.ai.local.tagger import OUTSIDE, Matrix, Tagger, runs_of
@@ -104,11 +105,11 @@ class Weights:
     def packed(self) -> bytes:
         """As a file, without the weights that decide nothing."""
         kept = np.abs(self.matrix) >= _LEAST
-        used = kept.any(axis=1)
+        used: NDArray[np.bool_] = np.any(kept, axis=1)
         rows, columns = np.nonzero(kept[used])
         head = {
             "labels": self.labels,
-            "attributes": [name for name, keep in zip(self.attributes, used, strict=True) if keep],
+            "attributes": [name for name, keep in zip(self.attributes, used.tolist(), strict=True) if keep],
         }
         file = io.BytesIO()
         np.savez_compressed(
@@ -140,7 +141,9 @@ def averaged(models: Sequence[Weights]) -> Weights:
     matrix = np.zeros((len(attributes), len(models[0].labels)), np.float32)
     for model in models:
         matrix[[row[attribute] for attribute in model.attributes]] += model.matrix / len(models)
-    steps = sum((model.steps for model in models), np.zeros_like(models[0].steps)) / len(models)
+    steps = np.zeros_like(models[0].steps)
+    for model in models:
+        steps += model.steps / len(models)
     return Weights(models[0].labels, attributes, matrix, steps)
 
 
