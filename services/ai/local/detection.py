@@ -152,15 +152,13 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
 
 
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
-    """The known term that holds a tagged stretch: "Pulmonary embolism" of "embolism"."""
+    """The known disease or symptom that holds a tagged one: "Pulmonary embolism" of "embolism", which has a code.
+
+    The reports part organ and manner off.
+    """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
-    if (
-        place >= 0
-        and terms[place].end >= span.end
-        and KIND_OF_LABEL.get(terms[place].label) == KIND_OF_LABEL[span.label]
-    ):
-        return terms[place]
-    return span
+    known = terms[place] if place >= 0 else span
+    return known if known.end >= span.end and known.label == span.label and span.label in _FAMILY else span
 
 
 def _is_prose(text: str, position: int) -> bool:

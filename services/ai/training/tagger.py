@@ -166,7 +166,7 @@ def _weights(path: str) -> Weights:
     return Weights(names, attributes, weights, steps)
 
 
-_MODELS = 1
+_MODELS = 3
 """Perceptrons that are averaged; each meets the sentences in an order of its own."""
 _ROUNDS = 12
 _SHARPNESS = 0.4
