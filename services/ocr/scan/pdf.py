@@ -92,7 +92,9 @@ def _page_count(pdf: pikepdf.Pdf) -> int:
 
 
 def _written(item: Any) -> bytes:
-    """Without a stream's contents."""
+    """Without a stream's contents. A number that is an object of its own, a stream's length say, comes as Python's."""
+    if not isinstance(item, pikepdf.Object):
+        return b""
     shown = item.stream_dict if isinstance(item, pikepdf.Stream) else item
     written: bytes = shown.unparse(resolved=True)
     return written
