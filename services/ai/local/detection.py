@@ -218,7 +218,8 @@ def _furniture(text: str, start: int, end: int) -> bool:
     The tagger was taught on prose, where none of these stand.
     """
     words = text[start:end]
-    if words.lower() in _NO_FINDING:
+    # Of an allergy the substance is the finding, and terms name it.
+    if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
         return True
     if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
         return True
