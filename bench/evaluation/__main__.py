@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from bench.report import OUT, Measurement, publish
 from services.ai.providers import Provider, open_provider
 from services.ai.providers.local import LocalProvider
 from services.ai.settings import AiSettings
 from services.ai.training import corpus, local
 from shared.logs import configure_logs
-from shared.settings import load_settings
 
 from . import html, scores
 from .measure import Outcome, read
@@ -30,7 +31,8 @@ _LIES = (_PROJECT / "shared/data/maccrobat", _PROJECT.parent / "shared/data/macc
 def main() -> None:
     """Score and publish."""
     configure_logs(service="bench", level="error")
-    settings = load_settings(AiSettings)
+    # It needs no database; the settings are those of the service, so that AI_MODEL means the same here.
+    settings = AiSettings(database_url=SecretStr("postgresql://none"))
     provider = open_provider(
         provider=settings.ai_provider,
         model=settings.ai_model,

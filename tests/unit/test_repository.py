@@ -25,7 +25,7 @@ def project(*dependencies: str, groups: str = "") -> str:
 def workspace(tmp_path: Path) -> Path:
     """A workspace in which every pin is locked."""
     lock = "asyncpg==0.32.0 \\\n    --hash=sha256:00\nPyYAML==6.0.3 ; python_version > '3' \\\n    --hash=sha256:01\n"
-    groups = '[dependency-groups]\nbuild = []\ntest = []\nbrowser = []\nlint = ["pyyaml==6.0.3"]\n'
+    groups = '[dependency-groups]\nbuild = []\ntest = []\ntrain = []\nbrowser = []\nlint = ["pyyaml==6.0.3"]\n'
     for name in checks.SERVICES:
         write(tmp_path, f"services/{name}/pyproject.toml", project("chartloom-shared"))
         write(tmp_path, f"services/{name}/requirements.lock", lock)

@@ -50,6 +50,7 @@ _OCCUPATION_BEFORE = re.compile(
 )
 _PROSE_FROM = 60
 """Characters of a line that is prose; items of lists are shorter."""
+_WHOLE = frozenset({"disease", "symptom", "imaging"})
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 
@@ -152,13 +153,13 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
 
 
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
-    """The known disease or symptom that holds a tagged one: "Pulmonary embolism" of "embolism", which has a code.
+    """The known name that holds a tagged one: "Pulmonary embolism" of "embolism", "chest X-ray" of "X-ray".
 
     The reports part organ and manner off.
     """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
     known = terms[place] if place >= 0 else span
-    return known if known.end >= span.end and known.label == span.label and span.label in _FAMILY else span
+    return known if known.end >= span.end and known.label == span.label and span.label in _WHOLE else span
 
 
 def _is_prose(text: str, position: int) -> bool:
@@ -217,7 +218,8 @@ def _furniture(text: str, start: int, end: int) -> bool:
     The tagger was taught on prose, where none of these stand.
     """
     words = text[start:end]
-    if words.lower() in _NO_FINDING:
+    # Of an allergy the substance is the finding, and terms name it.
+    if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
         return True
     if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
         return True
