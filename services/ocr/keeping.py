@@ -40,6 +40,7 @@ class PageKeeper:
         self._saving: asyncio.Task[None] | None = None
         self._saved_at = time.monotonic()
         self._log = structlog.get_logger()
+        _images_lost.add(0)  # a counter that was never told is not there, and an alert on it mute
 
     async def __aenter__(self) -> Self:
         return self

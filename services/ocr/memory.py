@@ -10,7 +10,7 @@ _OF_THE_SERVICE = 200 * MIB
 """The service itself (100 MB), and what stays free of an instance that dies when it is full."""
 LEAST = 240 * MIB
 """An A4 scan at 300 dpi takes 165 MB, a table on it more."""
-_OF_AN_EMPTY_PAGE = 112 * MIB
+OF_AN_EMPTY_PAGE = 112 * MIB
 """The interpreter, its libraries and Tesseract's models."""
 _BYTES_OF_A_PIXEL = 18
 """The grey page, its copies while it is turned, made even and searched for tables, and Tesseract's own: 17 measured."""
@@ -34,7 +34,7 @@ def children_that_fit(instance: int) -> int:
 
 def pixels_that_fit(memory: int) -> int:
     """The largest page that a child with so much memory can turn upright and read."""
-    return (memory - _OF_AN_EMPTY_PAGE) // _BYTES_OF_A_PIXEL
+    return (memory - OF_AN_EMPTY_PAGE) // _BYTES_OF_A_PIXEL
 
 
 def _limits_of_containers() -> list[int]:

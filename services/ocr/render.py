@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from .file_kind import PILLOW_FORMATS, ImageKind, register_formats
 from .limits import ReaderLimits
+from .memory import OF_AN_EMPTY_PAGE
 from .page_protocol import Renderer
 from .refusal import Refusal
 
@@ -99,6 +100,9 @@ class PdfPages:
             return self._by_pdfium(page).crop((0, 0, *self.pixels(page)))
 
     def _by_pdfium(self, page: Any) -> Image.Image:
+        # PDFium leaves out an image that it has no memory for: the page would be blank, and nobody would know.
+        if any(_decoded_bytes(image) > self._limits.memory_bytes - OF_AN_EMPTY_PAGE for image in _images(page)):
+            raise Refusal("page_out_of_memory")
         width, _ = self.pixels(page)
         bitmap = page.render(scale=width / page.get_size()[0], grayscale=True)
         image: Image.Image = bitmap.to_pil()
@@ -166,6 +170,16 @@ class ImagePages:
         """The image's own resolution. Cameras write 72 for "unknown", so anything below 100 isn't believed."""
         dpi = self._image.info.get("dpi")
         return float(dpi[0]) if dpi and 100 <= float(dpi[0]) <= 2400 else None
+
+
+def _images(page: Any) -> Iterator[Any]:
+    return page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=2)  # type: ignore[no-any-return]
+
+
+def _decoded_bytes(image: Any) -> int:
+    """What the image takes while it is drawn; a pixel is a byte at the least."""
+    width, height = image.get_px_size()
+    return int(width * height * max(1, image.get_metadata().bits_per_pixel // 8))
 
 
 def to_jpeg(grey: Image.Image, quality: int) -> bytes:

@@ -105,7 +105,7 @@ async def test_dead_letters_count_for_an_hour_whatever_made_them_and_none_is_a_z
     await at(owner, 90_000)
     await owner.execute("select chartloom.release_job($1, $2, 5)", job["job_id"], job["lease_token"])
     assert await gauges(owner, "recent_dead_letters") == {
-        "ocr": 1, "ocr_pages": 0, "ai_detect": 0, "ai_enrich": 0, "ai_narrate": 0, "persist": 0,
+        "ocr": 1, "ocr_pages": 0, "ai_detect": 0, "ai_enrich": 0, "ai_narrate": 0, "ai_shadow": 0, "persist": 0,
     }  # fmt: skip
     await at(owner, 94_000)
     assert set((await gauges(owner, "recent_dead_letters")).values()) == {0}
