@@ -65,6 +65,8 @@ async def service(database: Database, tmp_path: Path) -> AsyncIterator[Fleet]:
         "STORAGE_URL": f"file://{tmp_path}/storage",
         "OCR_SCAN_SECONDS": str(SCAN_SECONDS),
         "OCR_PAGE_SECONDS": str(PAGE_SECONDS),
+        # As on an instance of 512 MB.
+        "OCR_PAGE_MEMORY_MEGABYTES": str(ReaderLimits().memory_bytes // MIB),
         "WORKER_CONCURRENCY": "2",
         "LEASE_SECONDS": "60",
     }
