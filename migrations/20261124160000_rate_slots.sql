@@ -38,8 +38,8 @@ language plpgsql volatile security definer
 set search_path = ''
 as $$
 declare
-    v_width constant interval := '250 milliseconds';
-    v_counts constant interval := '61.5 seconds';
+    v_width constant interval := interval '250 milliseconds';
+    v_counts constant interval := interval '61.5 seconds';
     v_burst constant double precision := 4;
     v_crowd constant double precision := 0.8;
     v_longest constant double precision := 300;
@@ -48,7 +48,6 @@ declare
     v_now timestamptz;
     v_slot_at timestamptz;
     v_at timestamptz;
-    v_newest record;
     v_seen record;
     v_return_at timestamptz;
 begin

@@ -31,8 +31,8 @@ from tests.waiting import until, until_true
 CANARIES = ("Zebulon", "Quackenbush", "sarcoidosis", "prednisolone")
 NOTE = "Patient: Zebulon Quackenbush\nDiagnosis: sarcoidosis.\nTreatment: prednisolone 20 mg oral once daily.\n"
 LABELS = {
-    "job_type", "outcome", "status", "service", "state", "model", "direction", "decision", "antivirus", "reason", "round",
-    "text_source", "pass", "grounded", "le", "otel_scope_name", "otel_scope_version", "otel_scope_schema_url",
+    "job_type", "outcome", "status", "service", "state", "model", "direction", "decision", "antivirus", "reason",
+    "round", "text_source", "pass", "grounded", "le", "otel_scope_name", "otel_scope_version", "otel_scope_schema_url",
 }  # fmt: skip
 METRIC = re.compile(r"\b(?:chartloom_[a-z0-9_]+|target_info)\b")
 
