@@ -25,7 +25,8 @@ comment on table public.scan_verdicts is 'One row a run: a repeated attempt scan
 comment on column public.scan_verdicts.findings is '[{"kind", "count", "action": "allow" | "flag" | "quarantine"}]';
 comment on column public.scan_verdicts.antivirus is 'not_scanned: none is configured. unavailable: one is, and gave no verdict. Neither is clean.';
 
-select chartloom.audit_table('public.scan_verdicts', 'patient_id', 'run_id::text');
+-- A repeated attempt that comes to the same verdict changes nothing of the record.
+select chartloom.audit_table('public.scan_verdicts', 'patient_id', 'run_id::text', 'scanned_at');
 
 alter table public.scan_verdicts enable row level security;
 create policy read_accessible on public.scan_verdicts for select to authenticated

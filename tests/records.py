@@ -2,12 +2,13 @@
 
 import asyncpg
 
-# What is no part of the record: ids and times. In the audit, too, where an event stands in its chain.
+# What is no part of the record: ids, times, and the image of a page, which a full disk may not have taken. In the audit, too,
+# where an event stands in its chain, and what was written together: who begins again keeps pages in other lots.
 LEFT_OUT = """
 select attname from pg_attribute
 where attrelid = $1::regclass and attnum > 0 and not attisdropped and (
-    attname = 'id' or atttypid = 'timestamptz'::regtype
-    or attrelid = 'audit_log'::regclass and attname in ('seq', 'previous_hash', 'hash', 'job_id')
+    attname in ('id', 'timings', 'image_path') or atttypid = 'timestamptz'::regtype
+    or attrelid = 'audit_log'::regclass and attname in ('seq', 'previous_hash', 'hash', 'job_id', 'row_ids')
 )
 """
 
@@ -21,6 +22,11 @@ async def record(owner: asyncpg.Connection) -> dict[str, list[str]]:
     found = {}
     for table in [row["relname"] for row in tables]:
         left_out = [row["attname"] for row in await owner.fetch(LEFT_OUT, table)]
-        rows = await owner.fetch(f"select (to_jsonb(t) - $1::text[])::text as contents from {table} as t", left_out)
+        rows_of_an_event = "left join lateral unnest(t.row_ids)" if table == "audit_log" else "left join (select '')"
+        rows = await owner.fetch(
+            "select (to_jsonb(t) - $1::text[] || jsonb_build_object('row', row_id))::text as contents "
+            f"from {table} as t {rows_of_an_event} as r (row_id) on true",
+            left_out,
+        )
         found[table] = sorted(row["contents"] for row in rows)
     return found
