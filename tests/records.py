@@ -2,8 +2,8 @@
 
 import asyncpg
 
-# What is no part of the record: ids, times, and the image of a page, which a full disk may not have taken. In the audit, too,
-# where an event stands in its chain, and what was written together: who begins again keeps pages in other lots.
+# What is no part of the record: ids, times, and the image of a page, which a full disk may not have taken. In the
+# audit, too, where an event stands in its chain, and what was written together: pages are kept in other lots.
 LEFT_OUT = """
 select attname from pg_attribute
 where attrelid = $1::regclass and attnum > 0 and not attisdropped and (
