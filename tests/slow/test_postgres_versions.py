@@ -28,6 +28,6 @@ async def test_the_contract_holds_on_a_system_postgres(binaries: Path, monkeypat
                 assert str(connection.get_server_version().major) == binaries.parent.name
                 assert await migrate(connection) == []
                 problems = [problem async for _, problem in check_contract(connection)]
-                assert problems == [None] * 6
+                assert problems == [None] * 7
         finally:
             EmbeddedPostgres(Path(home)).remove()

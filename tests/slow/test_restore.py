@@ -74,7 +74,7 @@ async def test_a_snapshot_is_restored_into_an_empty_server(
     assert before["audit_log"]
     assert await pending(restored) == []
     await restored.execute("set role chartloom_owner")
-    assert [problem async for _, problem in check_contract(restored)] == [None] * 6
+    assert [problem async for _, problem in check_contract(restored)] == [None] * 7
     assert await restored.fetchval("select count(*) from chartloom.job_queue where status = 'pending'") == 1
     await restored.close()
     assert (snapshot / "storage" / "file").read_bytes() == b"record"
