@@ -11,7 +11,8 @@ from shared.logs import configure_logs, describe_error
 
 
 @pytest.fixture
-def _logs() -> Iterator[None]:
+def _logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """The logger keeps the standard output that it was set up with: capsys has to be there first."""
     before = logging.getLogger().handlers
     configure_logs(service="test", level="info")
     yield
