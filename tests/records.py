@@ -2,12 +2,12 @@
 
 import asyncpg
 
-# What is no part of the record: ids, times, and the image of a page, which a full disk may not have taken. In the
-# audit, too, where an event stands in its chain, and what was written together: pages are kept in other lots.
+# What is no part of the record: ids, and what was when and took how long. In the audit, too, where an event stands in
+# its chain, and what was written together: pages are kept in other lots.
 LEFT_OUT = """
 select attname from pg_attribute
 where attrelid = $1::regclass and attnum > 0 and not attisdropped and (
-    attname in ('id', 'timings', 'image_path') or atttypid = 'timestamptz'::regtype
+    attname in ('id', 'timings') or atttypid = 'timestamptz'::regtype
     or attrelid = 'audit_log'::regclass and attname in ('seq', 'previous_hash', 'hash', 'job_id', 'row_ids')
 )
 """

@@ -10,7 +10,7 @@ import asyncpg
 import structlog
 
 from shared.database import CONNECTION_ERRORS, Connection, translate
-from shared.errors import ChartloomError
+from shared.errors import ChartloomError, TerminalError
 from shared.jobs import ClaimedJob
 from shared.logs import describe_error
 from shared.storage import Storage, once
@@ -22,6 +22,9 @@ from .page_protocol import PageRead
 SAVE_SECONDS = 1.0
 """A page of a scan is kept as soon as it is read; of digital ones hundreds at a time."""
 RETRY_SECONDS = 0.5
+IMAGE_PATIENCE_SECONDS = 60.0
+"""That an attempt waits for a storage that takes nothing, a full disk say. From then on its pages go without, until one
+is taken again."""
 
 _images_lost = meter.create_counter(
     "chartloom_ocr_images_lost", description="Page images that storage did not take: their pages have none."
@@ -39,6 +42,7 @@ class PageKeeper:
         self._waiting: list[PageRead] = []
         self._saving: asyncio.Task[None] | None = None
         self._saved_at = time.monotonic()
+        self._refused_since: float | None = None
         self._log = structlog.get_logger()
         _images_lost.add(0)  # a counter that was never told is not there, and an alert on it mute
 
@@ -105,13 +109,25 @@ class PageKeeper:
         if read.image is None:
             return None
         path = f"{self._folder}/{read.page.page}.jpg"
-        try:
-            await self._storage.put(path, once(read.image))
-        except (ChartloomError, OSError) as error:
-            self._log.warning("image_lost", **describe_error(error))
-            _images_lost.add(1)
-            return None
-        return path
+        while True:
+            try:
+                await self._storage.put(path, once(read.image))
+            except (ChartloomError, OSError) as error:
+                if isinstance(error, TerminalError) or self._has_waited_enough():
+                    self._log.warning("image_lost", **describe_error(error))
+                    _images_lost.add(1)
+                    return None
+                self._log.warning("image_refused", **describe_error(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._refused_since = None
+                return path
+
+    def _has_waited_enough(self) -> bool:
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+        return now - self._refused_since > IMAGE_PATIENCE_SECONDS or now > self._job.run_deadline
 
 
 async def save_pages(connection: Connection, job: ClaimedJob, pages: list[dict[str, Any]]) -> None:

@@ -175,6 +175,8 @@ async def test_every_document_ends_as_if_nothing_had_happened(
             await until(watcher, FINAL, seconds=QUIET_SECONDS)
             await services.look_after()
             codes = await services.stop()
+        images = [row["image_path"] for row in await watcher.fetch("select image_path from ocr_pages")]
+        lost_images = [path for path in images if path and await storage.stat(path) is None]
 
     figures = Counter(
         {
@@ -209,4 +211,5 @@ async def test_every_document_ends_as_if_nothing_had_happened(
     assert found.keys() == expected.keys()
     assert [table for table in expected if found[table] != expected[table]] == []
     assert len(found["patient_clinical_events"]) > len(letters)
+    assert lost_images == []
     await watcher.close()

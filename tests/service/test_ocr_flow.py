@@ -1,6 +1,7 @@
 """A document's pages through the OCR service: one job or many, kept as they are read, and none of them twice."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import signal
@@ -178,23 +179,39 @@ async def test_a_reader_that_is_killed_costs_its_page_a_second_try(
     assert await owner.fetchval("select count(*) from chartloom.processing_errors") == 0
 
 
-async def test_a_page_is_worth_more_than_its_image(
+class FullDisk(LocalStorage):
+    """Refuses so many page images, then there is room."""
+
+    refusals = 0
+
+    async def put(self, path: str, chunks: AsyncIterator[bytes]) -> StoredFile:
+        if "/pages/" in path and self.refusals > 0:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return await super().put(path, chunks)
+
+
+@pytest.mark.parametrize(("refusals", "patience", "images"), [(3, 60.0, 2), (1_000_000, 0.0, 0)])
+async def test_an_image_waits_for_a_full_disk_and_its_page_not_for_ever(
     database: Database,
     owner: asyncpg.Connection,
     patient: Patient,
-    storage: LocalStorage,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    refusals: int,
+    patience: float,
+    images: int,
 ) -> None:
-    content = letter(2)
-    document = await submit(owner, storage, patient, content)
-
-    async def full(*_: Any) -> StoredFile:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(storage, "put", full)
+    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(keeping, "IMAGE_PATIENCE_SECONDS", patience)
+    storage = FullDisk(tmp_path / "storage")
+    storage.refusals = refusals
     async with service(database, storage):
-        await until_read(owner, document)
-    assert await owner.fetchval("select count(*) from ocr_pages where image_path is null") == 2
+        await until_read(owner, await submit(owner, storage, patient, letter(2)))
+    pages = await owner.fetch("select text, image_path from ocr_pages order by page")
+    assert [row["text"].split()[-1] for row in pages] == ["1.", "2."]
+    kept = [row["image_path"] for row in pages if row["image_path"]]
+    assert [await storage.stat(path) is not None for path in kept] == [True] * images
 
 
 async def test_a_short_document_does_not_wait_for_a_long_one(
