@@ -74,12 +74,15 @@ def build_page_text(blocks: Iterable[Block | ReadTable], width: int, height: int
             block = block.lines  # noqa: PLW2901 - a table's text is its rows'
         for line in block:
             for text, box, confidence, uncertain in line:
+                x0, y0, x1, y1 = box
+                if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):
+                    box = _inside(box, width, height)  # noqa: PLW2901
                 start = length + len(separator)
                 length = start + len(text)
                 words.append(
                     {
                         "text": text,
-                        "box": _inside(box, width, height),
+                        "box": box,
                         "confidence": confidence,
                         "start": start,
                         "end": length,

@@ -28,8 +28,11 @@ _WORD = rf"[^\s\0{_LINE_END_HYPHENS}]*[{_LINE_END_HYPHENS}]|[^\s\0{_LINE_END_HYP
 _NO_SPACE = re.compile(r"\S+")
 _LINE_END = re.compile(r"[\r\n]")
 _WORD_OR_LINE_END = re.compile(rf"({_WORD})|[\r\n]")
-_AS_IT_IS = re.compile(r"[\s!-~]*").fullmatch
-"""Nearly every page: nothing in it to be repaired, no character that fonts without a map give."""
+_NO_MEANING = "\ue000-\uf8ff\ufffd"
+"""What fonts without a map give."""
+_SPECIAL = re.compile(f"[{''.join(map(chr, _REPAIRS))}\ud800-\udfff{_NO_MEANING}]").search
+"""Nearly no page has one: a character to be repaired, or without a meaning."""
+_has_no_meaning = re.compile(f"[{_NO_MEANING}]").search
 
 _EVERY = 3
 """Of so many words one is asked whether its font has a map: fonts go on for longer."""
@@ -39,15 +42,22 @@ _VOWELS = b"aeiouyAEIOUY"
 _DEEPEST_FORM = 5
 
 
-def _by_address(function: Any, *arguments: Any) -> Callable[..., int]:
+def _by_address(function: Any, *arguments: Any, answers: Any = ctypes.c_int) -> Callable[..., Any]:
     """The same function of PDFium, but pointers are plain addresses: half the time a call, of hundreds a page."""
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *arguments)
-    called: Callable[..., int] = prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    prototype = ctypes.CFUNCTYPE(answers, ctypes.c_void_p, *arguments)
+    called: Callable[..., Any] = prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
     return called
 
 
 _count_rects = _by_address(pdfium_c.FPDFText_CountRects, ctypes.c_int, ctypes.c_int)
 _get_rect = _by_address(pdfium_c.FPDFText_GetRect, ctypes.c_int, *[ctypes.c_void_p] * 4)
+_has_map_error = _by_address(pdfium_c.FPDFText_HasUnicodeMapError, ctypes.c_int)
+_angle = _by_address(pdfium_c.FPDFText_GetCharAngle, ctypes.c_int, answers=ctypes.c_float)
+_unicode = _by_address(pdfium_c.FPDFText_GetUnicode, ctypes.c_int)
+
+
+def _address(text_page: Any) -> int | None:
+    return ctypes.cast(text_page.raw, ctypes.c_void_p).value
 
 
 class TextLayer(NamedTuple):
@@ -89,11 +99,12 @@ class TextLayer(NamedTuple):
 def turn_upright(page: Any, text_page: Any) -> None:
     """Rotates the page by 90 degree steps so that most of its text reads from left to right."""
     count = text_page.count_chars()
-    # A hundred characters decide as well as all of them.
+    handle = _address(text_page)
+    # Forty characters decide as well as all of them.
     angles = Counter(
-        round(pdfium_c.FPDFText_GetCharAngle(text_page, i) / (3.14159265 / 2)) % 4
-        for i in range(0, count, max(7, count // 100))
-        if pdfium_c.FPDFText_GetUnicode(text_page, i) > ord(" ")
+        round(_angle(handle, i) / (3.14159265 / 2)) % 4
+        for i in range(0, count, max(7, count // 40))
+        if _unicode(handle, i) > ord(" ")
     )
     if not angles:
         return
@@ -106,13 +117,14 @@ def turn_upright(page: Any, text_page: Any) -> None:
 def read_text_layer(page: Any, text_page: Any, width: int, height: int) -> TextLayer:
     """The text layer of a ``pypdfium2.PdfPage``, boxes in pixels of a page of ``width`` x ``height``."""
     characters = _characters(text_page)
-    is_as_it_is = _AS_IT_IS(characters) is not None
-    texts, places, firsts = _plain_words(characters) if is_as_it_is else _words(characters)
+    is_special = _SPECIAL(characters) is not None
+    texts, places, firsts = _words(characters) if is_special else _plain_words(characters)
     seen = sum(map(len, texts))
+    handle = _address(text_page)
     unmapped = _EVERY * sum(
         len(text)
         for text, (start, _) in zip(texts[::_EVERY], places[::_EVERY], strict=True)
-        if pdfium_c.FPDFText_HasUnicodeMapError(text_page, start) == 1
+        if _has_map_error(handle, start) == 1
     )
     invisible = 0
     look = _look(page)
@@ -120,11 +132,11 @@ def read_text_layer(page: Any, text_page: Any, width: int, height: int) -> TextL
         # A word has one look: its first character answers for all.
         spans = zip(texts, places, strict=True)
         invisible = sum(len(text) for text, (start, _) in spans if not _is_visible(text_page, start))
-    if not is_as_it_is:
+    if is_special:
         unmapped += sum(len(text) for text in texts if _has_no_meaning(text))
-        texts = [_repaired(text) for text in texts]
+        texts = [_repaired(text) if _SPECIAL(text) else text for text in texts]
     boxes = _to_pixels(page, _boxes(text_page, places), width, height)
-    words = list(map(ReadWord._make, zip(texts, map(tuple, boxes.tolist()), repeat(1.0), repeat(False), strict=False)))
+    words = list(map(ReadWord, texts, map(tuple, boxes.tolist()), repeat(1.0), repeat(False)))
     return TextLayer(
         blocks=_blocks(words, boxes, firsts),
         text="".join(texts),
@@ -180,10 +192,6 @@ def _words(characters: str) -> tuple[list[str], list[tuple[int, int]], list[int]
     return texts, places, firsts
 
 
-def _has_no_meaning(text: str) -> bool:
-    return not text.isascii() and any(c == "\ufffd" or "\ue000" <= c < "\uf900" for c in text)
-
-
 def _repaired(text: str) -> str:
     text = text.translate(_REPAIRS)
     # Halves of a surrogate pair come one by one; a lone half is no text.
@@ -202,7 +210,7 @@ def _boxes(text_page: Any, places: list[tuple[int, int]]) -> NDArray[np.float64]
     """Left, top, right, bottom of each word, in the page's points. Two calls a word where characters would take ten."""
     flat = (ctypes.c_double * (4 * len(places)))()
     boxes: NDArray[np.float64] = np.ctypeslib.as_array(flat).reshape(-1, 4)
-    handle = ctypes.cast(text_page.raw, ctypes.c_void_p).value
+    handle = _address(text_page)
     address = ctypes.addressof(flat)
     for place, (start, end) in enumerate(places):
         count = _count_rects(handle, start, end - start)
