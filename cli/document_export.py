@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
+from shared.contract.pages import DPI, SHOWN_DPI
 from shared.errors import ConfigurationError, TerminalError
 from shared.storage import Storage
 
@@ -16,7 +17,7 @@ from .deployment import open_deployment
 from .searchable_pdf import ReadPage, write_pdf
 
 _PAGES = """
-select p.width, p.height, p.words, p.image_path
+select p.width, p.height, p.words, p.image_path, p.text_source = 'text_layer' and p.image_path is not null as is_shown
 from ocr_pages as p
 join chartloom.document_runs as r on r.ocr_run_id = p.run_id
 join shell_files as f on f.current_run_id = r.id
@@ -71,7 +72,9 @@ def _sha256(path: Path) -> str:
 
 async def _read(connection: asyncpg.Connection, storage: Storage, document: UUID) -> AsyncIterator[ReadPage]:
     for row in await connection.fetch(_PAGES, document):
-        yield ReadPage(row["width"], row["height"], row["words"], await _image(storage, row["image_path"]))
+        image = await _image(storage, row["image_path"])
+        dpi = SHOWN_DPI if row["is_shown"] else DPI
+        yield ReadPage(row["width"], row["height"], row["words"], image, dpi)
 
 
 async def _image(storage: Storage, path: str | None) -> bytes | None:

@@ -7,20 +7,27 @@ from typing import Any
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf, Stream
 
-POINTS_PER_PIXEL = 72 / 300
-"""Pages are read at 300 dpi; of a photo nobody knows."""
 _EM = 0.5
 """The width of every character of a font that nobody sees; each word is stretched to its box."""
 
 
 @dataclass(frozen=True)
 class ReadPage:
-    """A page as ``ocr_pages`` has it. ``jpeg``: its image, of that width and height, or None where none was kept."""
+    """A page as ``ocr_pages`` has it. ``jpeg``: its image, of that width and height, or None where none was kept.
+
+    ``dpi``: of a photo nobody knows it.
+    """
 
     width: int
     height: int
     words: Sequence[dict[str, Any]]
     jpeg: bytes | None
+    dpi: int
+
+    @property
+    def points(self) -> float:
+        """Of a pixel."""
+        return 72 / self.dpi
 
 
 def write_pdf(pages: Iterable[ReadPage], target: str) -> int:
@@ -37,7 +44,7 @@ def write_pdf(pages: Iterable[ReadPage], target: str) -> int:
 
 
 def _add(pdf: Pdf, page: ReadPage, font: pikepdf.Object) -> None:
-    width, height = page.width * POINTS_PER_PIXEL, page.height * POINTS_PER_PIXEL
+    width, height = page.width * page.points, page.height * page.points
     added = pdf.add_blank_page(page_size=(width, height))
     resources = Dictionary(Font=Dictionary(W=font))
     content = []
@@ -64,7 +71,7 @@ def _add(pdf: Pdf, page: ReadPage, font: pikepdf.Object) -> None:
 
 
 def _word(word: dict[str, Any], page: ReadPage) -> str:
-    x0, y0, x1, y1 = (side * POINTS_PER_PIXEL for side in word["box"])
+    x0, y0, x1, y1 = (side * page.points for side in word["box"])
     size = max(y1 - y0, 1.0)
     stretch = max(100 * (x1 - x0) / (_EM * size * len(word["text"])), 1.0)
     if page.jpeg is not None:
@@ -72,7 +79,7 @@ def _word(word: dict[str, Any], page: ReadPage) -> str:
         mode, shown = 3, (word["text"] + " ").encode("utf-16-be", "replace").hex()
     else:
         mode, shown = 0, (word["text"] + " ").encode("cp1252", "replace").hex()
-    bottom = page.height * POINTS_PER_PIXEL - y1
+    bottom = page.height * page.points - y1
     return f"/W {size:.2f} Tf {mode} Tr {stretch:.1f} Tz 1 0 0 1 {x0:.2f} {bottom:.2f} Tm <{shown}> Tj"
 
 

@@ -70,14 +70,14 @@ class PdfPages:
                 page = self._pdf[number - 1]
             return page
 
-    def pixels(self, page: Any) -> tuple[int, int]:
-        """Width and height of the page in pixels at the limits' dpi, scaled down to the limits' pixels."""
+    def pixels(self, page: Any, dpi: int) -> tuple[int, int]:
+        """Width and height of the page in pixels at ``dpi``, scaled down to the limits' pixels."""
         width, height = page.get_size()
         # A page without an area, or with one that isn't a number, has nothing to show.
         if not (0 < width < math.inf and 0 < height < math.inf):
             raise Refusal("file_corrupt")
         scale = min(
-            self._limits.dpi / 72,
+            dpi / 72,
             math.sqrt(self._limits.max_page_pixels / (width * height)),
             _MAX_SIDE / max(width, height),
         )
@@ -85,10 +85,13 @@ class PdfPages:
 
     def render(self, number: int) -> PageImage:
         page = self.load(number)
-        width, height = self.pixels(page)
+        width, height = self.pixels(page, self._limits.dpi)
         dpi = max(1, round(72 * width / page.get_size()[0]))
         with _pdf_errors():
-            grey = self._by_poppler(number, width, height) if self._renderer == "pdf2image" else self._by_pdfium(page)
+            if self._renderer == "pdf2image":
+                grey = self._by_poppler(number, width, height)
+            else:
+                grey = self._by_pdfium(page, width)
         # PDFium rounds up where the text layer's page rounds down.
         grey = grey.crop((0, 0, width, height)) if grey.size != (width, height) else grey
         return PageImage(grey, dpi)
@@ -96,14 +99,14 @@ class PdfPages:
     def show(self, number: int) -> Image.Image:
         """The page as its text layer was read: PDFium knows how it was turned upright, poppler doesn't."""
         page = self.load(number)
+        width, height = self.pixels(page, self._limits.shown_dpi)
         with _pdf_errors():
-            return self._by_pdfium(page).crop((0, 0, *self.pixels(page)))
+            return self._by_pdfium(page, width).crop((0, 0, width, height))
 
-    def _by_pdfium(self, page: Any) -> Image.Image:
+    def _by_pdfium(self, page: Any, width: int) -> Image.Image:
         # PDFium leaves out an image that it has no memory for: the page would be blank, and nobody would know.
         if any(_decoded_bytes(image) > self._limits.memory_bytes - OF_AN_EMPTY_PAGE for image in _images(page)):
             raise Refusal("page_out_of_memory")
-        width, _ = self.pixels(page)
         bitmap = page.render(scale=width / page.get_size()[0], grayscale=True)
         image: Image.Image = bitmap.to_pil()
         return image.convert("L")

@@ -7,9 +7,10 @@ import pypdfium2 as pdfium
 import pytest
 from PIL import Image
 
-from cli.searchable_pdf import POINTS_PER_PIXEL, ReadPage, write_pdf
+from cli.searchable_pdf import ReadPage, write_pdf
 
-WIDTH, HEIGHT = 1000, 1400
+WIDTH, HEIGHT, DPI = 1000, 1400, 200
+POINTS_PER_PIXEL = 72 / DPI
 WORDS = [
     {"text": "Haemoglobin", "box": [100, 200, 320, 240]},
     {"text": "≥", "box": [340, 200, 360, 240]},
@@ -27,7 +28,10 @@ def jpeg() -> bytes:
 def test_words_of_any_script_are_found_at_their_boxes_and_not_seen(tmp_path: Path) -> None:
     target = tmp_path / "out.pdf"
     image = jpeg()
-    assert write_pdf([ReadPage(WIDTH, HEIGHT, WORDS, image), ReadPage(WIDTH, HEIGHT, [], image)], str(target)) == 2
+    assert (
+        write_pdf([ReadPage(WIDTH, HEIGHT, WORDS, image, DPI), ReadPage(WIDTH, HEIGHT, [], image, DPI)], str(target))
+        == 2
+    )
     assert image in target.read_bytes(), "the image is kept as it was stored"
     page = pdfium.PdfDocument(target)[0]
     assert page.get_size() == pytest.approx((WIDTH * POINTS_PER_PIXEL, HEIGHT * POINTS_PER_PIXEL))
@@ -46,7 +50,7 @@ def test_words_of_any_script_are_found_at_their_boxes_and_not_seen(tmp_path: Pat
 
 def test_a_page_without_an_image_shows_its_words(tmp_path: Path) -> None:
     target = tmp_path / "out.pdf"
-    write_pdf([ReadPage(WIDTH, HEIGHT, WORDS[2:3], None)], str(target))
+    write_pdf([ReadPage(WIDTH, HEIGHT, WORDS[2:3], None, DPI)], str(target))
     page = pdfium.PdfDocument(target)[0]
     assert page.get_textpage().get_text_range().split() == ["104"]
     assert page.render(scale=1).to_pil().convert("L").getextrema()[0] < 100
