@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in page pixels, origin at the top left of the upright page image."""
 
 DPI = 300
-"""Of a PDF's page that is recognised. 150 dpi is 1.7 times faster with the same errors in prose, but reads 67 instead of
+"""Of a PDF page that is recognised. 150 dpi is 1.7 times faster with the same errors in prose, but reads 67 instead of
 84 % of table numbers."""
 SHOWN_DPI = 200
 """Of a page whose text layer is read: its image is for people alone, and takes half the time that 300 dpi do."""
