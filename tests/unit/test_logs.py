@@ -11,10 +11,9 @@ from shared.logs import configure_logs, describe_error
 
 
 @pytest.fixture
-def _logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """The logger keeps the standard output that it was set up with: capsys has to be there first."""
+def _logs() -> Iterator[None]:
+    """Sets everything back. A test sets it up itself: pytest changes standard output between a fixture and its test."""
     before = logging.getLogger().handlers
-    configure_logs(service="test", level="info")
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -23,6 +22,7 @@ def _logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_logs")
 def test_a_field_that_is_not_on_the_list_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(service="test", level="info")
     structlog.get_logger().info("job_attempt_ended", job_id=7, patient_name="Jane Doe", text="HIV positive")
     line = json.loads(capsys.readouterr().out)
     assert line["job_id"] == 7
@@ -33,6 +33,7 @@ def test_a_field_that_is_not_on_the_list_is_not_logged(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("_logs")
 def test_a_librarys_message_is_reduced_to_its_place_and_type(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(service="test", level="info")
     try:
         raise ValueError("Jane Doe")
     except ValueError:
