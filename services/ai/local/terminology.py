@@ -167,8 +167,9 @@ def named(text: str, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
     }
 
 
+@cache
 def version() -> str:
-    """What the terminology was made from."""
+    """What the terminology was made from. Asked once: each answer reads the wheels' own files."""
     return "; ".join(f"{wheel} {metadata.version(wheel)}" for wheel in _WHEELS)
 
 
