@@ -1,5 +1,6 @@
 """``python -m services.ai``: claims the jobs of the three passes until told to stop."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from shared.settings import exit_misconfigured, load_settings
 from shared.worker import Handler
 
 from .handler import JOB_TYPES, AiHandler
+from .local import terminology
 from .providers import Provider, in_use, open_provider, within_limits
 from .settings import AiSettings
 from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
@@ -36,6 +38,8 @@ def main() -> None:
 
     @asynccontextmanager
     async def asked(runtime: Runtime) -> AsyncIterator[None]:
+        # Before the first claim: 0.2 s, and 4 where no install step compiled it, that no heartbeat should wait for.
+        await asyncio.to_thread(terminology.load)
         async with AsyncExitStack() as stack:
             for each in (provider, shadow):
                 if each is not None:

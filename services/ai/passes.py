@@ -76,8 +76,6 @@ async def detect(pages: Sequence[Page], provider: Provider, *, checker: Provider
 
     ``checker`` reads the pages, too. What it finds and the provider passes over is no fact, but it is not lost.
     """
-    # In a thread: loading takes 0.2 s, compiling, where no install step did it, 4 s of the worker's heartbeat.
-    await asyncio.to_thread(terminology.load)
     detection = await _detected(pages, provider)
     if checker is None:
         return detection
@@ -179,7 +177,6 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
 
 async def narrate(enrichment: Enrichment, provider: Provider) -> Narration:
     """Pass 3: sentences that cite, each checked against what it cites, and the timeline of what is dated."""
-    await asyncio.to_thread(terminology.load)
     entities = {entity.id: entity for entity in enrichment.entities}
     facts = [_fact(entity) for entity in enrichment.entities]
     at_once = max(_FACTS, provider.window // _CHARACTERS_A_TARGET)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel
 
@@ -9,6 +10,9 @@ from services.ai.local.engine import ENGINE_VERSION, Engine, load
 from services.ai.wire import Inputs
 
 from . import Answer, Completion, Task
+
+_THREAD = ThreadPoolExecutor(1, thread_name_prefix="local-engine")
+"""One, since Python runs one at a time: more would only take turns with the worker's own, and load the models twice."""
 
 
 class LocalProvider:
@@ -28,7 +32,7 @@ class LocalProvider:
     async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
         """Answer in a thread: a page takes milliseconds, forty would hold up the worker's heartbeat."""
         started = time.monotonic()
-        parsed: BaseModel = await asyncio.to_thread(self._answer, inputs)
+        parsed = await asyncio.get_running_loop().run_in_executor(_THREAD, self._answer, inputs)
         if not isinstance(parsed, schema):
             raise TypeError(f"{task} is answered by {type(parsed).__name__}")
         return Completion(
