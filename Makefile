@@ -3,6 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Of `make chaos`; bash has one of the same name, which counts, and would begin there.
+unexport SECONDS
 
 # The first of these that runs and is new enough. Override with make PYTHON=/path/to/python3.
 PYTHON ?=
