@@ -167,10 +167,12 @@ $(VENV)/bin/pip:
 	"$$python" -m venv $(VENV); \
 	printf '    done in %d s\n' "$$SECONDS"
 
-# What both stamps have in common. The build tool comes from the lock, so the editable install fetches nothing.
+# What both stamps have in common. The build tool comes from the lock, so the editable install fetches nothing. Compiled
+# beforehand, since the child that reads a document may not write beside the code.
 define install
 	$(call step,Installing $(1) (a minute or so the first time),$(PIP) install --require-hashes -r $(1) || { echo '$(PIP_HINT)' >&2; exit 1; })
-	$(call step,Installing this checkout,$(PIP) install --no-deps --no-build-isolation --editable .)
+	$(call step,Installing this checkout,$(PIP) install --no-deps --no-build-isolation --editable .; \
+	    $(VENV)/bin/python -m compileall -q services shared)
 	$(call step,Compiling the terminology,$(VENV)/bin/python -m services.ai.local.terminology >/dev/null)
 endef
 PIP_HINT := pip could not install the packages. It needs a network, and on Linux glibc 2.34 or newer (ldd --version).

@@ -22,9 +22,7 @@ def main() -> None:
         settings = load_settings(OcrSettings)
         storage = settings.open_storage(settings.storage_url)
         sandbox = Sandbox(settings.ocr_confinement, children=settings.page_children)
-        scanner = Scanner(
-            sandbox=sandbox, limits=settings.limits, policy=settings.ocr_policy, antivirus=settings.antivirus
-        )
+        scanner = Scanner(policy=settings.ocr_policy, antivirus=settings.antivirus)
         remote = open_remote(settings)
     except ConfigurationError as error:
         exit_misconfigured(error)

@@ -35,15 +35,21 @@ class ChildKilledError(Exception):
 class Child:
     """One process. Each way in which it can fail is a code, or ``ChildKilledError``; none fails its parent."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, timed_out: RefusalCode, died: RefusalCode) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._timed_out: RefusalCode = timed_out
-        self._died: RefusalCode = died
 
-    async def ask(self, question: Row, *answers: type[R], seconds: float) -> R:
+    async def ask(
+        self,
+        question: Row,
+        *answers: type[R],
+        seconds: float,
+        timed_out: RefusalCode = "page_timed_out",
+        died: RefusalCode = "page_reader_died",
+    ) -> R:
         """One of these answers, within so many seconds, by the wall clock.
 
-        Raises ``Refusal``, the child's own or one about it, without a cause: a validation error quotes what it read.
+        ``timed_out``, ``died``: what it is where it takes longer, and where the question ends the child. Raises
+        ``Refusal``, the child's own or one about it, without a cause: a validation error quotes what it read.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -56,9 +62,9 @@ class Child:
                     raise Refusal("page_invalid") from None
                 body = await self._process.stdout.readexactly(length)
         except TimeoutError:
-            raise Refusal(self._timed_out) from None
+            raise Refusal(timed_out) from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            await self._tell_how_it_died()
+            await self._tell_how_it_died(timed_out, died)
         try:
             reply = _adapter(answers).validate_json(body)
         except pydantic.ValidationError:
@@ -68,14 +74,14 @@ class Child:
         assert isinstance(reply, answers)
         return reply
 
-    async def _tell_how_it_died(self) -> NoReturn:
+    async def _tell_how_it_died(self, timed_out: RefusalCode, died: RefusalCode) -> NoReturn:
         status = await self._process.wait()
         number = -status if status < 0 else status - _SHELL_OFFSET
         if number == signal.SIGXCPU:
-            raise Refusal(self._timed_out) from None
+            raise Refusal(timed_out) from None
         if number == signal.SIGKILL:
             raise ChildKilledError
-        raise Refusal(self._died)
+        raise Refusal(died)
 
 
 @contextlib.asynccontextmanager
@@ -87,8 +93,6 @@ async def confined_child(
     memory_bytes: int,
     largest_file: int = 0,
     programs: Sequence[str] = (),
-    timed_out: RefusalCode,
-    died: RefusalCode,
 ) -> AsyncIterator[Child]:
     """``python -m module`` confined to one document; with the block it ends, and whatever it started."""
     protect_from_children()
@@ -105,7 +109,7 @@ async def confined_child(
             start_new_session=True,
         )
         try:
-            yield Child(process, timed_out=timed_out, died=died)
+            yield Child(process)
         finally:
             # Always the group, and never a farewell: the child holds nothing that is worth waiting for.
             with contextlib.suppress(ProcessLookupError):

@@ -82,9 +82,7 @@ class OcrHandler:
             "select * from chartloom.read_announced_type($1, $2)", job.job_id, job.lease_token
         )
         assert announced is not None
-        # Its child and the scan's would be two of one job, and room may be for one.
-        await document.close()
-        verdict = await self._scanner.scan(document.path, Announced(announced["extension"], announced["mime_type"]))
+        verdict = await self._scanner.scan(document, Announced(announced["extension"], announced["mime_type"]))
         _scanned.add(1, {"decision": verdict.decision, "antivirus": verdict.antivirus.status})
         await self._pool.execute(
             "select chartloom.save_scan_verdict($1, $2, $3)",

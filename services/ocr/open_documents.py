@@ -12,9 +12,11 @@ from typing import NamedTuple
 from shared.errors import TerminalError
 from shared.storage import Storage
 
+from .child import ChildKilledError
 from .page_protocol import PageRead
-from .reader import DocumentReader, OpenDocument, ReaderKilledError
-from .refusal import as_error
+from .reader import BegunDocument, DocumentReader, OpenDocument, ReaderKilledError
+from .refusal import Refusal, as_error
+from .scan.verdict import Inspected
 
 KEPT_SECONDS = 10.0
 """Longer than a page takes elsewhere, short enough that no file outlives its erasure by much."""
@@ -30,7 +32,7 @@ class Upload(NamedTuple):
 
 
 class KeptDocument:
-    """A document and the child that reads it, which is replaced when it was killed or has read enough.
+    """A document and the child that looks through and reads it, replaced when it was killed or has read enough.
 
     ``path`` is the upload as it came, for whoever has to look at it before it is opened. ``is_wanted_again``: it is to
     stay open, since other jobs for it are on their way.
@@ -41,15 +43,35 @@ class KeptDocument:
         self.path = path
         self.is_wanted_again = False
         self._child = AsyncExitStack()
+        self._begun: BegunDocument | None = None
         self._document: OpenDocument | None = None
+        self._is_fresh = True
         self._pages_read = 0
+
+    async def inspect(self) -> Inspected:
+        """What the file is and holds, before anything of it is rendered. Raises ``Refusal``."""
+        self._reader.check_size(self.path)
+        for _ in range(2):
+            begun = await self._begin()
+            self._is_fresh = False
+            try:
+                return await begun.inspect()
+            except ChildKilledError:
+                await self.close()
+        raise Refusal("file_too_complex")
 
     async def open(self) -> int:
         """How many pages it has. Raises what ``DocumentReader.open`` does."""
         if self._document is None:
-            self._document = await self._child.enter_async_context(self._reader.open(self.path))
-            self._pages_read = 0
+            self._document = await (await self._begin()).open()
         return self._document.pages
+
+    async def _begin(self) -> BegunDocument:
+        if self._begun is None:
+            self._begun = await self._child.enter_async_context(self._reader.begin(self.path))
+            self._is_fresh = True
+            self._pages_read = 0
+        return self._begun
 
     async def read(self, number: int) -> PageRead:
         """The page, counted from 1. A child that was killed costs its page a second try.
@@ -62,6 +84,11 @@ class KeptDocument:
             return await self._read(number)
         except ReaderKilledError:
             await self.close()
+        except TerminalError as error:
+            # What the child did before may hold the room that the page needs.
+            if error.code != "page_out_of_memory" or self._is_fresh:
+                raise
+            await self.close()
         try:
             return await self._read(number)
         except ReaderKilledError:
@@ -70,11 +97,13 @@ class KeptDocument:
     async def _read(self, number: int) -> PageRead:
         await self.open()
         assert self._document is not None
+        read = await self._document.read(number)
+        self._is_fresh = False
         self._pages_read += 1
-        return await self._document.read(number)
+        return read
 
     async def close(self) -> None:
-        self._document = None
+        self._begun = self._document = None
         await self._child.aclose()
 
 

@@ -1,4 +1,4 @@
-"""The child: opens one document and reads its pages, as its parent asks over stdin and stdout.
+"""The child: looks through one document, opens it and reads its pages, as its parent asks over stdin and stdout.
 
 Run as ``python -m services.ocr.page_process RESTRICTIONS``: ``confinement.Restrictions`` in JSON.
 """
@@ -24,6 +24,7 @@ from .page_protocol import (
     to_frame,
 )
 from .refusal import Refusal
+from .scan.verdict import Inspect
 
 
 def collect_seldom() -> None:
@@ -35,6 +36,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until the parent closes or something is refused."""
     # When this process is confined: these are the libraries that read what people send.
     from .document import Document  # noqa: PLC0415
+    from .scan.inspection import inspect  # noqa: PLC0415
 
     document: Document | None = None
     page_seconds = 0.0
@@ -49,7 +51,10 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
     while (request := _next_request(requests)) is not None:
         try:
-            if isinstance(request, Open):
+            if isinstance(request, Inspect):
+                limit_processor_time(request.limits.scan_seconds)
+                reply = to_frame(inspect(Path(request.path), request.limits))
+            elif isinstance(request, Open):
                 page_seconds = request.limits.page_seconds
                 limit_processor_time(page_seconds)
                 document = Document(
@@ -71,12 +76,12 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         except Refusal as refusal:
             reply = to_frame(Refused(code=refusal.code))
         except MemoryError:
-            reply = to_frame(Refused(code="page_out_of_memory"))
+            reply = to_frame(Refused(code="file_too_complex" if isinstance(request, Inspect) else "page_out_of_memory"))
         replies.write(reply)
         replies.flush()
 
 
-def _next_request(requests: BinaryIO) -> Open | Read | Words | None:
+def _next_request(requests: BinaryIO) -> Inspect | Open | Read | Words | None:
     header = requests.read(HEADER.size)
     if len(header) < HEADER.size:
         return None

@@ -11,6 +11,7 @@ from shared.contract.pages import Page
 from .limits import ReaderLimits
 from .page_text import ReadWord
 from .refusal import RefusalCode
+from .scan.verdict import Inspect
 
 Renderer = Literal["pypdfium2", "pdf2image"]
 Engine = Literal["tesserocr", "pytesseract", "google"]
@@ -27,7 +28,7 @@ class _WithBytes(Row):
 
 
 class Open(Row):
-    """Opens the document; the first request, once."""
+    """Opens the document; once, after ``Inspect`` or without it."""
 
     kind: Literal["open"] = "open"
     path: str
@@ -82,9 +83,9 @@ class Refused(Row):
     code: RefusalCode
 
 
-Request = Annotated[Open | Read | Words, Field(discriminator="kind")]
+Request = Annotated[Inspect | Open | Read | Words, Field(discriminator="kind")]
 
-request_adapter: TypeAdapter[Open | Read | Words] = TypeAdapter(Request)
+request_adapter: TypeAdapter[Inspect | Open | Read | Words] = TypeAdapter(Request)
 
 
 def to_frame(message: Row) -> bytes:

@@ -14,8 +14,9 @@ from .page_protocol import Engine, Open, Opened, PageRead, Read, Recognise, Rend
 from .refusal import Refusal, as_error
 from .remote import RemoteEngine
 from .sandbox import Sandbox
+from .scan.verdict import Inspect, Inspected
 
-__all__ = ["DocumentReader", "OpenDocument", "ReaderKilledError", "ReaderLimits"]
+__all__ = ["BegunDocument", "DocumentReader", "OpenDocument", "ReaderKilledError", "ReaderLimits"]
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -25,6 +26,31 @@ _EXPANSION = 1.5
 
 class ReaderKilledError(TransientError):
     """The child was killed from outside: by the system that ran out of memory, or by hand."""
+
+
+class BegunDocument:
+    """A document and its child, which has not touched it yet."""
+
+    def __init__(self, child: Child, path: Path, limits: ReaderLimits, opened: Callable[[], Awaitable["OpenDocument"]]):
+        self._child = child
+        self._path = path
+        self._limits = limits
+        self._opened = opened
+
+    async def inspect(self) -> Inspected:
+        """What the file is and holds. Raises ``Refusal``, with which the document is over, and ``ChildKilledError``."""
+        return await self._child.ask(
+            Inspect(path=str(self._path.absolute()), limits=self._limits),
+            Inspected,
+            seconds=self._limits.scan_seconds,
+            timed_out="file_too_complex",
+            died="file_too_complex",
+        )
+
+    async def open(self) -> "OpenDocument":
+        """The document, for its pages. Raises what ``DocumentReader.open`` does."""
+        with _as_errors():
+            return await self._opened()
 
 
 class OpenDocument:
@@ -100,17 +126,31 @@ class DocumentReader:
         Raises ``TerminalError`` with a ``RefusalCode`` as its code and advice as its message, ``ReaderKilledError``,
         and what the remote engine raises. Cancelling kills the child and whatever it started.
         """
+        with _as_errors():
+            self.check_size(path)
+        async with self.begin(path) as begun:
+            yield await begun.open()
+
+    def check_size(self, path: Path) -> None:
+        """Before a child is begun for it. Raises ``Refusal``."""
+        size = path.stat().st_size
+        if size == 0:
+            raise Refusal("file_empty")
+        if size > self._limits.max_bytes:
+            raise Refusal("file_too_large")
+
+    @asynccontextmanager
+    async def begin(self, path: Path) -> AsyncIterator[BegunDocument]:
+        """A child for the document, until the block ends. Cancelling kills it and whatever it started."""
+
+        async def opened() -> OpenDocument:
+            answer = await child.ask(self._opening(path), Opened, seconds=self._limits.page_seconds)
+            if answer.pages > self._limits.max_pages:
+                raise Refusal("file_too_long")
+            return OpenDocument(answer.pages, lambda number: self._read(child, number))
+
         async with self._child(path) as child:
-            with _as_errors():
-                size = path.stat().st_size
-                if size == 0:
-                    raise Refusal("file_empty")
-                if size > self._limits.max_bytes:
-                    raise Refusal("file_too_large")
-                opened = await child.ask(self._opening(path), Opened, seconds=self._limits.page_seconds)
-                if opened.pages > self._limits.max_pages:
-                    raise Refusal("file_too_long")
-            yield OpenDocument(opened.pages, lambda number: self._read(child, number))
+            yield BegunDocument(child, path, self._limits, opened)
 
     async def _read(self, child: Child, number: int) -> PageRead:
         seconds = self._limits.page_seconds
@@ -145,8 +185,6 @@ class DocumentReader:
             # The largest file that it writes is a page in PGM, a byte a pixel, for a program.
             largest_file=int(self._limits.max_page_pixels * _EXPANSION) + MIB if self._programs else 0,
             programs=self._programs,
-            timed_out="page_timed_out",
-            died="page_reader_died",
         )
 
     def _check(self, page: Page, number: int) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
 
 from services.ocr.handler import OcrHandler
-from services.ocr.open_documents import OpenDocuments
+from services.ocr.open_documents import KeptDocument, OpenDocuments
 from services.ocr.reader import DocumentReader, ReaderLimits
 from services.ocr.sandbox import Sandbox
 from services.ocr.scan.policy import DEFAULT_POLICY
@@ -24,10 +25,25 @@ from tests.users import upload
 from tests.waiting import until
 
 
-def make_reader() -> DocumentReader:
+def make_reader(limits: ReaderLimits | None = None, sandbox: Sandbox | None = None) -> DocumentReader:
     return DocumentReader(
-        renderer="pypdfium2", engine="tesserocr", limits=ReaderLimits(), tesseract_command=None, with_images=True
+        renderer="pypdfium2",
+        engine="tesserocr",
+        limits=limits or ReaderLimits(),
+        tesseract_command=None,
+        sandbox=sandbox,
+        with_images=True,
     )
+
+
+@asynccontextmanager
+async def inspectable(path: Path, limits: ReaderLimits | None = None) -> AsyncIterator[KeptDocument]:
+    """A file that the scanner can be asked about."""
+    document = KeptDocument(make_reader(limits, Sandbox("builtin")), path)
+    try:
+        yield document
+    finally:
+        await document.close()
 
 
 @asynccontextmanager
@@ -39,7 +55,7 @@ async def service(
     settings = ServiceSettings(database_url=url, worker_id="ocr", worker_concurrency=concurrency, poll_seconds=0.2)
     pool = await open_pool(url, size=4, application_name="ocr under test")
     documents = OpenDocuments(storage=storage, reader=reader or make_reader(), max_bytes=1 << 20, limit=concurrency)
-    scanner = Scanner(sandbox=Sandbox("auto"), limits=ReaderLimits(), policy=dict(DEFAULT_POLICY), antivirus=None)
+    scanner = Scanner(policy=dict(DEFAULT_POLICY), antivirus=None)
     handlers = OcrHandler(pool=pool, storage=storage, documents=documents, scanner=scanner).handlers()
     topics = [handler.job_type for handler in handlers]
     listener = Listener(listen_url=url, pool=pool, topics=topics, application_name="ocr under test")

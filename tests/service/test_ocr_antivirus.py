@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from services.ocr.antivirus import Antivirus
-from services.ocr.limits import ReaderLimits
-from services.ocr.sandbox import Sandbox
 from services.ocr.scan.policy import DEFAULT_POLICY
 from services.ocr.scan.scanner import Announced, Scanner, objection
 from services.ocr.scan.verdict import Verdict
@@ -18,6 +16,7 @@ from services.ocr.settings import OcrSettings
 from shared.errors import BusyError, ConfigurationError
 from tests.fakes.clamd import EICAR, running_clamd
 from tests.hostile.pdfs import PDFS
+from tests.service.ocr_service import inspectable
 from tests.waiting import until_true
 
 CLEAN = b"Diagnosis: gout. Allopurinol 100 mg oral once daily."
@@ -29,8 +28,8 @@ def antivirus(address: str, *, is_required: bool = False, seconds: float = 10) -
 
 
 async def verdict_on(path: Path, antivirus: Antivirus | None) -> Verdict:
-    scanner = Scanner(sandbox=Sandbox("builtin"), limits=ReaderLimits(), policy=DEFAULT_POLICY, antivirus=antivirus)
-    return await scanner.scan(path, NOTHING)
+    async with inspectable(path) as document:
+        return await Scanner(policy=DEFAULT_POLICY, antivirus=antivirus).scan(document, NOTHING)
 
 
 @pytest.fixture

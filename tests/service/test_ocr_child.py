@@ -16,7 +16,9 @@ from PIL import Image
 
 from services.ocr.limits import MIB
 from services.ocr.open_documents import KeptDocument
-from services.ocr.reader import DocumentReader, ReaderKilledError, ReaderLimits
+from services.ocr.page_protocol import PageRead
+from services.ocr.reader import DocumentReader, OpenDocument, ReaderKilledError, ReaderLimits
+from services.ocr.refusal import as_error
 from services.ocr.sandbox import Sandbox
 from shared.errors import ChartloomError, TerminalError
 
@@ -123,6 +125,39 @@ async def test_a_child_that_is_killed_is_replaced_and_no_page_is_read_twice(
     assert len(children) == 2
     for child in children:
         assert_group_is_gone(child)
+
+
+async def test_one_child_looks_through_a_document_and_reads_it(children: list[asyncio.subprocess.Process]) -> None:
+    document = KeptDocument(reader(), SAMPLES / "discharge-letter.pdf")
+    assert (await document.inspect()).pages == 2
+    assert await document.open() == 2
+    assert (await document.read(1)).page.page == 1
+    await document.close()
+    assert len(children) == 1
+
+
+async def test_a_page_without_room_in_a_used_child_has_all_the_room_of_a_fresh_one(
+    children: list[asyncio.subprocess.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = OpenDocument.read
+    full = 1
+
+    async def as_if_full(self: OpenDocument, number: int) -> PageRead:
+        if len(children) <= full:
+            raise as_error("page_out_of_memory")
+        return await read(self, number)
+
+    monkeypatch.setattr(OpenDocument, "read", as_if_full)
+    document = KeptDocument(reader(), SAMPLES / "discharge-letter.pdf")
+    await document.inspect()
+    assert (await document.read(1)).page.page == 1
+    await document.close()
+    assert len(children) == 2
+    full = 3
+    with pytest.raises(TerminalError) as caught:
+        await document.read(1)
+    assert (caught.value.code, len(children)) == ("page_out_of_memory", 3)
+    await document.close()
 
 
 async def test_a_page_on_which_children_are_killed_again_and_again_is_a_typed_error(

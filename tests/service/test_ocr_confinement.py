@@ -35,8 +35,6 @@ async def probing(confinement: Confinement, document: Path, programs: tuple[str,
         memory_bytes=MEMORY,
         largest_file=MIB if programs else 0,
         programs=programs,
-        timed_out="page_timed_out",
-        died="page_reader_died",
     ) as child:
 
         async def ask(what: str, argument: object = "") -> str:

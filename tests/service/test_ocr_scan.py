@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from services.ocr.limits import ReaderLimits
-from services.ocr.sandbox import Sandbox
 from services.ocr.scan.policy import DEFAULT_POLICY, FindingKind, Policy
 from services.ocr.scan.scanner import Announced, Scanner, objection
 from services.ocr.scan.verdict import Verdict
@@ -16,6 +15,7 @@ from tests.hostile.pdf_writer import one_page
 from tests.hostile.pdfs import PDFS
 
 from .ocr_documents import SAMPLES
+from .ocr_service import inspectable
 
 NOTHING = Announced(None, None)
 
@@ -23,8 +23,8 @@ NOTHING = Announced(None, None)
 async def scanned(
     path: Path, announced: Announced = NOTHING, *, limits: ReaderLimits | None = None, policy: Policy = DEFAULT_POLICY
 ) -> Verdict:
-    scanner = Scanner(sandbox=Sandbox("builtin"), limits=limits or ReaderLimits(), policy=policy, antivirus=None)
-    return await scanner.scan(path, announced)
+    async with inspectable(path, limits) as document:
+        return await Scanner(policy=policy, antivirus=None).scan(document, announced)
 
 
 @pytest.fixture

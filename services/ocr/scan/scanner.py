@@ -1,18 +1,15 @@
 """The scan of one file, from the parent's side: the antivirus' word, the child's findings, the policy's decision."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from services.ocr.antivirus import Antivirus
-from services.ocr.child import ChildKilledError, confined_child
 from services.ocr.file_kind import agrees
-from services.ocr.limits import ReaderLimits
 from services.ocr.refusal import Refusal, as_error
-from services.ocr.sandbox import Sandbox
 from shared.errors import TerminalError
 
 from .policy import IN_WORDS, SEVERITY, Policy
-from .verdict import AntivirusResult, Finding, Inspect, Inspected, Verdict
+from .verdict import AntivirusResult, Finding, Inspected, Verdict
 
 
 class Announced(NamedTuple):
@@ -22,23 +19,32 @@ class Announced(NamedTuple):
     mime_type: str | None
 
 
-class Scanner:
-    """Scans files, each in a child of its own; keeps nothing between them and may be shared by tasks."""
+class Inspectable(Protocol):
+    """A file, and a child that looks through it."""
 
-    def __init__(self, *, sandbox: Sandbox, limits: ReaderLimits, policy: Policy, antivirus: Antivirus | None) -> None:
-        self._sandbox = sandbox
-        self._limits = limits
+    path: Path
+
+    async def inspect(self) -> Inspected:
+        """Raises ``Refusal``."""
+
+
+class Scanner:
+    """Keeps nothing between files and may be shared by tasks."""
+
+    def __init__(self, *, policy: Policy, antivirus: Antivirus | None) -> None:
         self._policy = policy
         self._antivirus = antivirus
 
-    async def scan(self, path: Path, announced: Announced) -> Verdict:
+    async def scan(self, document: Inspectable, announced: Announced) -> Verdict:
         """The verdict on a file, also on one that can't be read. Nothing of it is rendered.
 
         Raises ``BusyError`` where an antivirus is required and gives no answer.
         """
-        antivirus = await self._antivirus.scan(path) if self._antivirus else AntivirusResult(status="not_scanned")
+        antivirus = (
+            await self._antivirus.scan(document.path) if self._antivirus else AntivirusResult(status="not_scanned")
+        )
         try:
-            inspected = await self._inspect(path)
+            inspected = await document.inspect()
         except Refusal as refusal:
             # What could not be looked through is at least known to be infected.
             is_infected = antivirus.status == "infected"
@@ -52,28 +58,6 @@ class Scanner:
                 antivirus=antivirus,
             )
         return self._decide(inspected, announced, antivirus)
-
-    async def _inspect(self, path: Path) -> Inspected:
-        size = path.stat().st_size
-        if size == 0:
-            raise Refusal("file_empty")
-        if size > self._limits.max_bytes:
-            raise Refusal("file_too_large")
-        for _ in range(2):
-            try:
-                async with confined_child(
-                    self._sandbox,
-                    "services.ocr.scan.process",
-                    path,
-                    memory_bytes=self._limits.memory_bytes,
-                    timed_out="file_too_complex",
-                    died="file_too_complex",
-                ) as child:
-                    question = Inspect(path=str(path.absolute()), limits=self._limits)
-                    return await child.ask(question, Inspected, seconds=self._limits.scan_seconds)
-            except ChildKilledError:
-                continue
-        raise Refusal("file_too_complex")
 
     def _decide(self, inspected: Inspected, announced: Announced, antivirus: AntivirusResult) -> Verdict:
         counts = dict(inspected.findings)
