@@ -11,9 +11,8 @@ from services.ai.wire import KIND_OF_LABEL
 
 from . import rows, terminology
 from .assertion import relative_speaks
-from .sections import Section, at, rules, sections, sentences, without_headings
+from .sections import Layout, Section, at, layout, rules
 from .tagger import Tagger
-from .words import words
 
 _DOSE_FOLLOWS = re.compile(
     r"[\s:,(]{0,3}\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|tablets?)\b(?!\s?/)", re.I
@@ -67,13 +66,9 @@ class Span:
 class TermDetector:
     """Finds what the terminology knows."""
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Terms outside headings."""
-        body = words(without_headings(text, parts))
-        return [
-            Span(body[hit.first].start, body[hit.last - 1].end, hit.concept.label)
-            for hit in terminology.load().hits(body)
-        ]
+        return [Span(start, end, concept.label) for start, end, concept in terminology.found(page.body)]
 
 
 class TaggedDetector:
@@ -82,10 +77,10 @@ class TaggedDetector:
     def __init__(self, tagger: Tagger) -> None:
         self._tagger = tagger
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Findings, each labelled by the terminology where that knows the very words."""
-        found = []
-        for tagged in self._tagger.find(without_headings(text, parts)):
+        found, text = [], page.text
+        for tagged in self._tagger.find(page.body):
             leads = _LEADS.match(text, tagged.start, tagged.end)
             start = leads.end() if leads else tagged.start
             words = _TRAILS.sub("", text[start : tagged.end])
@@ -100,13 +95,12 @@ class TaggedDetector:
 class RowDetector:
     """Finds rows of lab tables and items of medication lists."""
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """What stands in the first column."""
-        body = without_headings(text, parts)
-        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
-        for part in parts:
+        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(page.body)]
+        for part in page.parts:
             if part.role == "medications":
-                matches = _LISTED_MEDICINE.finditer(body, part.start, part.end)
+                matches = _LISTED_MEDICINE.finditer(page.body, part.start, part.end)
                 found += [Span(*match.span("name"), "medication") for match in matches]
         return found
 
@@ -117,12 +111,11 @@ class PatternDetector:
     def __init__(self, *, before_terms: bool = False) -> None:
         self._before_terms = before_terms
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Matches outside headings; ages and sexes also in a form's header."""
-        body = without_headings(text, parts)
         found: list[Span] = []
         for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
-            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
+            for match in pattern.finditer(page.text if label in _ALSO_IN_HEADINGS else page.body):
                 name = next((head for head in pattern.groupindex if match[head]), 0)
                 if match.group(name).lower() not in exceptions:
                     found.append(Span(*match.span(name), label))
@@ -131,24 +124,23 @@ class PatternDetector:
 
 def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
-    parts = sections(text, role)
-    terms = TermDetector().find(text, parts)
-    tagged = [_longer(span, terms) for span in TaggedDetector(tagger).find(text, parts)]
+    page = layout(text, role)
+    terms = TermDetector().find(page)
+    tagged = [_longer(span, terms) for span in TaggedDetector(tagger).find(page)]
     in_prose = [span for span in tagged if _is_prose(text, span.start)]
     in_lists = [span for span in tagged if not _is_prose(text, span.start)]
     # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
-            PatternDetector(before_terms=True).find(text, parts),
+            PatternDetector(before_terms=True).find(page),
             in_prose,
             terms,
-            RowDetector().find(text, parts),
-            PatternDetector().find(text, parts),
+            RowDetector().find(page),
+            PatternDetector().find(page),
             in_lists,
         ]
     )
-    edges = sentences(text)
-    found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
+    found = [_in_context(span, page) for span in spans if _about_a_patient(span, text, page.parts)]
     return [span for span in found if span.label != "allergen"]
 
 
@@ -251,8 +243,8 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
     return follows is None or follows.match(text, span.end) is None
 
 
-def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence[tuple[int, int]]) -> Span:
-    role = at(parts, span.start).role
+def _in_context(span: Span, page: Layout) -> Span:
+    text, role = page.text, at(page.parts, span.start).role
     label = span.label
     if (
         label == "test"
@@ -272,7 +264,7 @@ def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence
         _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start) or _ALLERGY_FOLLOWS.match(text, span.end)
     ):
         label = "allergy"
-    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, edges)):
+    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, page.edges)):
         label = "family_history"
     return replace(span, label=label)
 

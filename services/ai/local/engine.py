@@ -27,7 +27,7 @@ from .detection import detect
 from .linking import Linking, linked
 from .narrative import narrative
 from .negation import Negation
-from .sections import at, sections, sentences, without_headings
+from .sections import at, layout
 from .tagger import Tagger
 
 ENGINE_VERSION = "3"
@@ -76,13 +76,13 @@ def _mentions(passage: Passage, tagger: Tagger) -> Mentions:
 def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
     text = inputs.passage.text
     places = Places(text)
-    parts, edges = sections(text, inputs.passage.role), sentences(text)
-    found = dict(attributes(text, inputs.targets, edges, parts))
-    tagged = engine.tagger.find(without_headings(text, parts))
-    learnt = linked(text, inputs.targets, edges, tagged, engine.linking)
+    page = layout(text, inputs.passage.role)
+    edges = page.edges
+    found = dict(attributes(text, inputs.targets, edges, page.parts))
+    learnt = linked(text, inputs.targets, edges, engine.tagger.find(page.body), engine.linking)
     entities = []
     for target in inputs.targets:
-        role = at(parts, target.start).role
+        role = at(page.parts, target.start).role
         details = {
             name: Detail(name=name, quote=text[start:end], occurrence=places.occurrence(start, end))
             # What the rules say stands: they know the forms of lists and tables.
