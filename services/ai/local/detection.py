@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from services.ai import dates
 from services.ai.wire import KIND_OF_LABEL
@@ -13,6 +13,7 @@ from . import rows, terminology
 from .assertion import relative_speaks
 from .sections import Layout, Section, at, layout, rules
 from .tagger import Tagger
+from .tokens import tokens
 
 _DOSE_FOLLOWS = re.compile(
     r"[\s:,(]{0,3}\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|tablets?)\b(?!\s?/)", re.I
@@ -119,6 +120,14 @@ class PatternDetector:
                 name = next((head for head in pattern.groupindex if match[head]), 0)
                 if match.group(name).lower() not in exceptions:
                     found.append(Span(*match.span(name), label))
+        if not self._before_terms:
+            words = tokens(page.body)
+            labels = (_label_by_ending(word) for word in words.lower)
+            found += [
+                Span(*edges, label)
+                for *edges, label in zip(words.starts, words.ends, labels, strict=True)
+                if label is not None
+            ]
         return found
 
 
@@ -274,5 +283,22 @@ def _patterns(*, before_terms: bool) -> list[tuple[str, re.Pattern[str], frozens
     return [
         (rule["label"], re.compile(rule["match"], re.I), frozenset(rule.get("except", ())))
         for rule in rules("patterns")["pattern"]
-        if rule.get("before_terms", False) == before_terms
+        if "match" in rule and rule.get("before_terms", False) == before_terms
+    ]
+
+
+@lru_cache(maxsize=65536)
+def _label_by_ending(word: str) -> str | None:
+    """What a word is that no list holds: "-ectomy" is a procedure."""
+    return next(
+        (label for label, ending, exceptions in _endings() if ending.fullmatch(word) and word not in exceptions), None
+    )
+
+
+@cache
+def _endings() -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
+    return [
+        (rule["label"], re.compile(rf"\w{{3,}}{rule['ending']}", re.I), frozenset(rule.get("except", ())))
+        for rule in rules("patterns")["pattern"]
+        if "ending" in rule
     ]

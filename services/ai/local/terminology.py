@@ -166,12 +166,11 @@ def found(text: str) -> list[tuple[int, int, Concept]]:
     return [(body[hit.first].start, body[hit.last - 1].end, hit.concept) for hit in load().hits(body)]
 
 
-def named(text: str, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
-    """What a text names, so that a brand and its substance are the same; and by which words."""
-    found = words(text)
+def named(text: Sequence[WordAt], labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+    """What the words of a text name, so that a brand and its substance are the same; and by which of them."""
     return {
-        hit.concept: frozenset(word.key for word in found[hit.first : hit.last])
-        for hit in load().hits(found)
+        hit.concept: frozenset(word.key for word in text[hit.first : hit.last])
+        for hit in load().hits(text)
         if hit.concept.label in labels
     }
 
