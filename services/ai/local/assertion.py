@@ -1,7 +1,7 @@
 """Whether a finding holds, and for whom: cues in its sentence, its section's role, and the NegEx way of scopes."""
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class _Clause:
 
 def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]:
     """The sentence that holds a position, as far as a cue in it may reach."""
-    start, end = edges[max(bisect_right(edges, position, key=lambda edge: edge[0]) - 1, 0)]
+    start, end = edges[max(bisect_left(edges, (position + 1, 0)) - 1, 0)]
     return max(start, position - _LONGEST), min(end, position + _LONGEST)
 
 

@@ -124,8 +124,8 @@ class PatternDetector:
             words = tokens(page.body)
             labels = (_label_by_ending(word) for word in words.lower)
             found += [
-                Span(*edges, label)
-                for *edges, label in zip(words.starts, words.ends, labels, strict=True)
+                Span(start, end, label)
+                for start, end, label in zip(words.starts, words.ends, labels, strict=True)
                 if label is not None
             ]
         return found
@@ -135,9 +135,13 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
     page = layout(text, role)
     terms = TermDetector().find(page)
-    tagged = [_longer(span, terms) for span in TaggedDetector(tagger).find(page)]
-    in_prose = [span for span in tagged if _is_prose(text, span.start)]
-    in_lists = [span for span in tagged if not _is_prose(text, span.start)]
+    tagged = TaggedDetector(tagger).find(page)
+    if len(page.parts) > 1:
+        tagged = [_longer(span, terms) for span in tagged]
+    in_prose: list[Span] = []
+    in_lists: list[Span] = []
+    for span in tagged:
+        (in_prose if _is_prose(_line(text, span.start)) else in_lists).append(span)
     # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
@@ -156,18 +160,22 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
     """The known name that holds a tagged one: "Pulmonary embolism" of "embolism", "chest X-ray" of "X-ray".
 
-    The reports part organ and manner off.
+    The reports, which have no headings, part organ and manner off; a record that has some is read by its names.
     """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
     known = terms[place] if place >= 0 else span
     return known if known.end >= span.end and known.label == span.label and span.label in _WHOLE else span
 
 
-def _is_prose(text: str, position: int) -> bool:
-    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
-    start = text.rfind("\n", 0, position) + 1
+def _line(text: str, position: int) -> str:
     end = text.find("\n", position)
-    line = text[start : end if end >= 0 else len(text)].strip()
+    return text[text.rfind("\n", 0, position) + 1 : end if end >= 0 else len(text)]
+
+
+@lru_cache(maxsize=1024)
+def _is_prose(line: str) -> bool:
+    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
+    line = line.strip()
     if _COLUMNS_APART.search(line):
         return False
     return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
@@ -200,6 +208,7 @@ _NO_FINDING = frozenset(
     {"denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
 )
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
+_LETTER = re.compile(r"[^\W\d_]")
 _FIELD = re.compile(
     r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)"
     r"|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
@@ -222,7 +231,7 @@ def _furniture(text: str, start: int, end: int) -> bool:
     # Of an allergy the substance is the finding, and terms name it.
     if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
         return True
-    if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
+    if _COLUMNS_APART.search(words) or not _LETTER.search(words) or dates.find(words):
         return True
     if _FIELD.search(words) or rows.is_dosing(words):
         return True

@@ -26,7 +26,7 @@ from hashlib import sha256
 from importlib import metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from shared.contract.findings import Code
 
@@ -57,8 +57,7 @@ class Concept:
     codes: tuple[Code, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A term in a text: words [first, last) mean ``concept``."""
 
     first: int
