@@ -77,16 +77,17 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     }
     if not months <= borne:
         return False
-    printed = {word.key for word in words(said)}
+    said_words, told_words = words(said), words(sentence)
+    printed = {word.key for word in said_words}
     names = {word.key for match in _NAME.finditer(sentence) for word in words(match["name"])} - {"i"}
     if not names <= printed | {key(month) for month in months}:
         return False
-    known = terminology.named(said, _NAMED)
-    told = terminology.named(sentence, _NAMED)
+    known = terminology.named(said_words, _NAMED)
+    told = terminology.named(told_words, _NAMED)
     if not all(spelling <= printed | _GENERIC or _is_one_of(concept, known) for concept, spelling in told.items()):
         return False
     # What fits any citation was made up, or copied: it names one thing at least that it cites.
-    own = {word.key for word in words(sentence) if len(word.key) >= _SHORT or not word.key.isalpha()}
+    own = {word.key for word in told_words if len(word.key) >= _SHORT or not word.key.isalpha()}
     return bool(own & printed) or any(_is_one_of(concept, known) for concept in told)
 
 

@@ -1,12 +1,16 @@
 """Dates as records print them → ISO 8601 to the precision that is known. What cannot be known stays unresolved."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH_NAMES = (
+    "january", "february", "march", "april", "june", "july", "august", "september", "sept", "october", "november",
+    "december",
+)  # fmt: skip
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
     r"|nov(?:ember)?|dec(?:ember)?)"
@@ -87,8 +91,19 @@ _MONTH_FIRST = re.compile(
     r"|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP)\b"
 )
 """Words of countries that write 3 April as 03/04, and of those that write it as 04/03."""
+_OPENING = re.compile(r"(?<!\d)\d|\b[A-Za-z]+")
+_BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
+    **dict.fromkeys("0123456789", (
+        _ISO, _DAY_MONTH, _NUMERIC, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING
+    )),
+    **dict.fromkeys(_NUMERALS, (_AGO, _LATER, _LASTING)),
+    **dict.fromkeys((*_MONTHS, *_MONTH_NAMES), (_MONTH_DAY, _MONTH_YEAR, _NO_YEAR)),
+    **dict.fromkeys(("in", "since", "from", "until", "during", "circa", "year"), (_YEAR,)),
+    **dict.fromkeys(("next", "following"), (_LATER,)),
+    **dict.fromkeys(("today", "yesterday", "last"), (_DEIXIS,)),
+}  # fmt: skip
+"""A date's first digit or word → the patterns that may begin there."""
 _ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
-_RELATIVE = (_AGO, _LATER, _DEIXIS, _LASTING)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
 _BESIDE = 15
@@ -110,15 +125,23 @@ class Calendar:
 @lru_cache(maxsize=_TEXTS_KEPT)
 def find(text: str) -> list[tuple[int, int]]:
     """Stretches of ``text`` that say when or for how long, leftmost longest, without overlaps."""
-    found = sorted(
-        (match.span() for pattern in (*_ABSOLUTE, *_RELATIVE) for match in pattern.finditer(text)),
-        key=lambda span: (span[0], -span[1]),
-    )
+    found = sorted(_stretches(text), key=lambda span: (span[0], -span[1]))
     kept: list[tuple[int, int]] = []
     for span in found:
         if not kept or span[0] >= kept[-1][1]:
             kept.append(span)
     return kept
+
+
+def _stretches(text: str) -> Iterator[tuple[int, int]]:
+    """All that a pattern matches. A date begins with a digit or one of few words: nothing is tried elsewhere."""
+    ends: dict[re.Pattern[str], int] = {}
+    for opening in _OPENING.finditer(text):
+        start = opening.start()
+        for pattern in _BY_OPENING.get(opening.group().lower(), ()):
+            if start >= ends.get(pattern, 0) and (match := pattern.match(text, start)):
+                ends[pattern] = match.end()
+                yield match.span()
 
 
 def within(text: str, start: int, end: int) -> tuple[int, int] | None:

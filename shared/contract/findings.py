@@ -19,12 +19,22 @@ Relation = Literal["treats", "shows", "causes", "same_as"]
 """What one entity is to another: metformin treats diabetes, an X-ray shows pneumonia, a drug causes a rash."""
 
 
+class _Folds(dict[int, str]):
+    """Character → what it is folded to, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        lower = " " if character.isspace() else character.lower()
+        self[code] = lower if len(lower) == 1 else character
+        return self[code]
+
+
+_FOLDS = _Folds()
+
+
 def folded(text: str) -> str:
     """Without letter case and kinds of white space, each character in its place."""
-    return "".join(
-        " " if character.isspace() else lower if len(lower := character.lower()) == 1 else character
-        for character in text
-    )
+    return text.translate(_FOLDS)
 
 
 class Source(Row):

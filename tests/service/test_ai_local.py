@@ -8,6 +8,7 @@ import pytest
 
 from services.ai import dates, dosing, passes, units
 from services.ai.local import terminology
+from services.ai.local.words import words as words_of
 from services.ai.providers import open_provider
 from shared.contract.findings import Enrichment, Entity, Narration
 from shared.contract.pages import Page
@@ -295,8 +296,8 @@ def test_codes_come_from_the_terminology_or_not_at_all() -> None:
     assert [code.system for code in terminology.codes("Ramipril", "medication")] == ["MeSH tree"]
     assert terminology.codes("a disease nobody has", "disease") == ()
     medicines = frozenset({"medication"})
-    by_brand = terminology.named("Tylenol or paracetamol", medicines)
-    assert by_brand.keys() == terminology.named("acetaminophen", medicines).keys()
+    by_brand = terminology.named(words_of("Tylenol or paracetamol"), medicines)
+    assert by_brand.keys() == terminology.named(words_of("acetaminophen"), medicines).keys()
     assert len(by_brand) == 1
 
 

@@ -1,13 +1,14 @@
 """Whether a finding holds, and for whom: cues in its sentence, its section's role, and the NegEx way of scopes."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 
 from shared.contract.findings import Assertion, Subject
 
+from .cues import cue, present
 from .negation import Negation, features
-from .sections import one_of, rules
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
@@ -19,38 +20,57 @@ _DONE = re.compile(r"(?<!be )(?<!not )\b(?:taken|done|performed|given|sent|compl
 _LONGEST = 800
 """Characters of a sentence on either side; a page without stops would cost the square of its length."""
 _VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
+_BRACKETS = re.compile(r"\([^()]*\)")
+"""What a bracket closes, it keeps."""
+_NEAR = re.compile(r"[,;]")
+_NOT = frozenset({"no", "without", "not"})
+_NOT_DONE = re.compile(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", re.I)
+_FORM_SAYS_NO = re.compile(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", re.I)
 _NO_ALLERGIES = re.compile(r"NKDA|no\s+(?:known\s+)?(?:drug\s+)?allergies", re.I)
 
 
-@cache
-def _compiled(kind: str, side: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-])(?:{one_of(rules('assertion')[kind][side])})(?!\w)", re.I)
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """What stands before and behind a finding in its clause, and the tokens of both (of more than both, at times)."""
+
+    before: str
+    after: str
+    words_before: frozenset[str]
+    words_after: frozenset[str]
+
+    @property
+    def after_near(self) -> str:
+        return _NEAR.split(self.after, maxsplit=1)[0][:60]
+
+    def opens_with(self, kind: str) -> bool:
+        """Whether a cue of this kind stands before the finding."""
+        return cue(kind, "before").stands(self.before, self.words_before)
+
+    def goes_on_with(self, kind: str) -> bool:
+        """Whether a cue of this kind stands close behind the finding."""
+        return cue(kind, "after").stands(self.after_near, self.words_after)
 
 
 def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]:
     """The sentence that holds a position, as far as a cue in it may reach."""
-    low, high = 0, len(edges) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if edges[middle][0] <= position:
-            low = middle
-        else:
-            high = middle - 1
-    start, end = edges[low]
+    start, end = edges[max(bisect_left(edges, (position + 1, 0)) - 1, 0)]
     return max(start, position - _LONGEST), min(end, position + _LONGEST)
 
 
-def _before(text: str) -> str:
-    """What stands before a finding in its clause: after the last terminator. What a bracket closes, it keeps."""
-    text = re.sub(r"\([^()]*\)", lambda match: "~" * len(match.group()), text)
-    ends = [match.end() for match in _compiled("terminators", "words").finditer(text)]
-    return text[ends[-1] :] if ends else text
+def _clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> _Clause:
+    low, high = sentence(edges, start)
+    before, after = _BRACKETS.sub(_blanked, text[low:start]), text[end:high]
+    words_before, words_after = present(text, low, start), present(text, end, high)
+    ends = cue("terminators", "words")
+    if ends.may_stand(words_before):
+        before = before[max((match.end() for match in ends.pattern.finditer(before)), default=0) :]
+    if ends.may_stand(words_after) and (first := ends.pattern.search(after)):
+        after = after[: first.start()]
+    return _Clause(before, after, words_before, words_after)
 
 
-def _after(text: str) -> str:
-    """What stands after a finding in its clause: before the first terminator."""
-    first = _compiled("terminators", "words").search(text)
-    return text[: first.start()] if first else text
+def _blanked(match: re.Match[str]) -> str:
+    return "~" * len(match.group())
 
 
 def assertion(
@@ -67,80 +87,69 @@ def assertion(
     """What the page states about [start, end)."""
     if label in _STANDING:
         return "affirmed"
-    low, high = sentence(edges, start)
-    before, after = _before(text[low:start]), _after(text[end:high])
-    after_near = re.split(r"[,;]", after)[0][:60]
-    absent = ruled_absent(text, start, end, label=label, edges=edges)
+    clause = _clause(text, start, end, edges)
+    absent = _ruled_absent(text[start:end], clause, label=label)
     if kind != "context":
-        found = features(text, start, end, label=label, rule=absent, sentence=(low, high))
+        found = features(text, start, end, label=label, rule=absent, sentence=sentence(edges, start))
         absent = negation.absent(found)
-    if absent and label == "medication" and _stopped(before, after_near):
+    # A medicine that was given and is no more: reports annotate that as its absence, a record as its past.
+    if absent and label == "medication" and (clause.opens_with("historical") or clause.goes_on_with("historical")):
         return "historical"
     if absent:
         return "negated"
-    return _doubt(before, after_near, label=label) or _past_or_planned(
-        text[start:end], before, after_near, kind=kind, label=label, role=role
-    )
-
-
-def _stopped(before: str, after: str) -> bool:
-    """Whether a medicine was given and is no more; reports annotate that as its absence, a record as its past."""
-    return (
-        _compiled("historical", "before").search(before) is not None
-        or _compiled("historical", "after").search(after) is not None
-    )
+    return _doubt(clause, label=label) or _past_or_planned(text[start:end], clause, kind=kind, label=label, role=role)
 
 
 def ruled_absent(text: str, start: int, end: int, *, label: str, edges: Sequence[tuple[int, int]]) -> bool:
     """Whether a cue in its clause makes [start, end) absent."""
-    low, high = sentence(edges, start)
-    before, after = _before(text[low:start]), _after(text[end:high])
-    unmasked = _compiled("negated", "pseudo").sub(lambda match: "~" * len(match.group()), before)
-    after_near = re.split(r"[,;]", after)[0][:60]
-    if label == "allergy" and _NO_ALLERGIES.search(text[start:end]):
+    return _ruled_absent(text[start:end], _clause(text, start, end, edges), label=label)
+
+
+def _ruled_absent(words: str, clause: _Clause, *, label: str) -> bool:
+    if label == "allergy" and _NO_ALLERGIES.search(words):
         return True
+    before, pseudo = clause.before, cue("negated", "pseudo")
+    if pseudo.may_stand(clause.words_before):
+        before = pseudo.pattern.sub(_blanked, before)
     if label in _TESTS:
-        return bool(
-            _compiled("results", "not_done").search(after_near)
-            or re.search(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", unmasked, re.I)
+        return cue("results", "not_done").stands(clause.after_near, clause.words_after) or (
+            not _NOT.isdisjoint(clause.words_before) and _NOT_DONE.search(before) is not None
         )
-    return bool(_compiled("negated", "before").search(unmasked)) or _negated_after(after_near, after)
+    return cue("negated", "before").stands(before, clause.words_before) or _negated_after(clause)
 
 
-def _past_or_planned(words: str, before: str, after: str, *, kind: str, label: str, role: str) -> Assertion:
-    past = _PRESENT_HISTORY.sub("", before)
-    if label not in _TESTS and (
-        _compiled("historical", "before").search(past) or _compiled("historical", "after").search(after)
-    ):
-        return "historical"
+def _past_or_planned(words: str, clause: _Clause, *, kind: str, label: str, role: str) -> Assertion:
+    if label not in _TESTS:
+        past = _PRESENT_HISTORY.sub("", clause.before) if "history" in clause.words_before else clause.before
+        if cue("historical", "before").stands(past, clause.words_before) or clause.goes_on_with("historical"):
+            return "historical"
     if role == "allergies" and label in ("symptom", "disease"):
         return "historical"  # what the substance once did
     if role == "plan" and label == "medication" and _VACCINE.search(words):
         return "hypothetical"
     if role == "history" and kind in _PASSING and label != "clinical_event":
         return "historical"
-    if role == "plan" and label in (*_TESTS, "procedure", "clinical_event") and not _DONE.search(after):
+    if role == "plan" and label in (*_TESTS, "procedure", "clinical_event") and not _DONE.search(clause.after_near):
         return "hypothetical"
     return "affirmed"
 
 
-def _negated_after(near: str, clause: str) -> bool:
+def _negated_after(clause: _Clause) -> bool:
+    near, doubt = clause.after_near, cue("possible", "after")
+    doubted = doubt.stands(near, clause.words_after)
     # "cannot be excluded" is doubt, "was considered and excluded" is none.
-    if _compiled("negated", "after").search(_compiled("possible", "after").sub("~", near)):
+    if cue("negated", "after").stands(doubt.pattern.sub("~", near) if doubted else near, clause.words_after):
         return True
-    if _compiled("possible", "after").search(near):
-        return False
     # "fever: none", "chest pain - nil": a form's way, where the cue is all that follows.
-    return re.fullmatch(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", clause, re.I) is not None
+    return not doubted and _FORM_SAYS_NO.fullmatch(clause.after) is not None
 
 
-def _doubt(before: str, after: str, *, label: str) -> Assertion | None:
-    if _compiled("hypothetical", "before").search(before) or _compiled("hypothetical", "after").search(after):
+def _doubt(clause: _Clause, *, label: str) -> Assertion | None:
+    if clause.opens_with("hypothetical") or clause.goes_on_with("hypothetical"):
         return "hypothetical"
     if label in _TESTS:
         return None  # what is suspected is what the test looks for
-    possible = re.search(r"\?\s*$", before) or _compiled("possible", "before").search(before)
-    if possible or _compiled("possible", "after").search(after):
+    if clause.before.rstrip().endswith("?") or clause.opens_with("possible") or clause.goes_on_with("possible"):
         return "possible"
     return None
 
@@ -148,8 +157,11 @@ def _doubt(before: str, after: str, *, label: str) -> Assertion | None:
 def relative_speaks(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> bool:
     """Whether a relative stands before the finding in its sentence, and no patient in between."""
     low, _ = sentence(edges, start)
+    relatives = cue("family", "relatives")
+    if not relatives.may_stand(present(text, low, start)):
+        return False
     before = text[low:start]
-    ends = [match.end() for match in _compiled("family", "relatives").finditer(before)]
+    ends = [match.end() for match in relatives.pattern.finditer(before)]
     if not ends:
         return False
     return re.search(r"\b(?:patient|he|she|who)\s+(?:has|had|is|was|presented)\b", before[ends[-1] :], re.I) is None
@@ -160,6 +172,6 @@ def subject(text: str, start: int, end: int, *, label: str, role: str, edges: Se
     if role == "family" or label == "family_history" or relative_speaks(text, start, end, edges):
         return "family" if label not in ("age", "sex") or role == "family" else "patient"
     low, _ = sentence(edges, start)
-    if _compiled("family", "other").search(text[low:start]):
+    if cue("family", "other").stands(text[low:start], present(text, low, start)):
         return "other"
     return "patient"

@@ -4,16 +4,16 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from services.ai import dates
 from services.ai.wire import KIND_OF_LABEL
 
 from . import rows, terminology
 from .assertion import relative_speaks
-from .sections import Section, at, rules, sections, sentences, without_headings
+from .sections import Layout, Section, at, layout, rules
 from .tagger import Tagger
-from .words import words
+from .tokens import tokens
 
 _DOSE_FOLLOWS = re.compile(
     r"[\s:,(]{0,3}\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|tablets?)\b(?!\s?/)", re.I
@@ -67,13 +67,9 @@ class Span:
 class TermDetector:
     """Finds what the terminology knows."""
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Terms outside headings."""
-        body = words(without_headings(text, parts))
-        return [
-            Span(body[hit.first].start, body[hit.last - 1].end, hit.concept.label)
-            for hit in terminology.load().hits(body)
-        ]
+        return [Span(start, end, concept.label) for start, end, concept in terminology.found(page.body)]
 
 
 class TaggedDetector:
@@ -82,10 +78,10 @@ class TaggedDetector:
     def __init__(self, tagger: Tagger) -> None:
         self._tagger = tagger
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Findings, each labelled by the terminology where that knows the very words."""
-        found = []
-        for tagged in self._tagger.find(without_headings(text, parts)):
+        found, text = [], page.text
+        for tagged in self._tagger.find(page.body):
             leads = _LEADS.match(text, tagged.start, tagged.end)
             start = leads.end() if leads else tagged.start
             words = _TRAILS.sub("", text[start : tagged.end])
@@ -100,13 +96,12 @@ class TaggedDetector:
 class RowDetector:
     """Finds rows of lab tables and items of medication lists."""
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """What stands in the first column."""
-        body = without_headings(text, parts)
-        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(body)]
-        for part in parts:
+        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(page.body)]
+        for part in page.parts:
             if part.role == "medications":
-                matches = _LISTED_MEDICINE.finditer(body, part.start, part.end)
+                matches = _LISTED_MEDICINE.finditer(page.body, part.start, part.end)
                 found += [Span(*match.span("name"), "medication") for match in matches]
         return found
 
@@ -117,56 +112,70 @@ class PatternDetector:
     def __init__(self, *, before_terms: bool = False) -> None:
         self._before_terms = before_terms
 
-    def find(self, text: str, parts: Sequence[Section]) -> list[Span]:
+    def find(self, page: Layout) -> list[Span]:
         """Matches outside headings; ages and sexes also in a form's header."""
-        body = without_headings(text, parts)
         found: list[Span] = []
         for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
-            for match in pattern.finditer(text if label in _ALSO_IN_HEADINGS else body):
+            for match in pattern.finditer(page.text if label in _ALSO_IN_HEADINGS else page.body):
                 name = next((head for head in pattern.groupindex if match[head]), 0)
                 if match.group(name).lower() not in exceptions:
                     found.append(Span(*match.span(name), label))
+        if not self._before_terms:
+            words = tokens(page.body)
+            labels = (_label_by_ending(word) for word in words.lower)
+            found += [
+                Span(start, end, label)
+                for start, end, label in zip(words.starts, words.ends, labels, strict=True)
+                if label is not None
+            ]
         return found
 
 
 def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     """The findings of a page's text, from top to bottom, without overlaps; ``role`` is its first lines'."""
-    parts = sections(text, role)
-    terms = TermDetector().find(text, parts)
-    tagged = [_longer(span, terms) for span in TaggedDetector(tagger).find(text, parts)]
-    in_prose = [span for span in tagged if _is_prose(text, span.start)]
-    in_lists = [span for span in tagged if not _is_prose(text, span.start)]
+    page = layout(text, role)
+    terms = TermDetector().find(page)
+    tagged = TaggedDetector(tagger).find(page)
+    if len(page.parts) > 1:
+        tagged = [_longer(span, terms) for span in tagged]
+    in_prose: list[Span] = []
+    in_lists: list[Span] = []
+    for span in tagged:
+        (in_prose if _is_prose(_line(text, span.start)) else in_lists).append(span)
     # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
-            PatternDetector(before_terms=True).find(text, parts),
+            PatternDetector(before_terms=True).find(page),
             in_prose,
             terms,
-            RowDetector().find(text, parts),
-            PatternDetector().find(text, parts),
+            RowDetector().find(page),
+            PatternDetector().find(page),
             in_lists,
         ]
     )
-    edges = sentences(text)
-    found = [_in_context(span, text, parts, edges) for span in spans if _about_a_patient(span, text, parts)]
+    found = [_in_context(span, page) for span in spans if _about_a_patient(span, text, page.parts)]
     return [span for span in found if span.label != "allergen"]
 
 
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
     """The known name that holds a tagged one: "Pulmonary embolism" of "embolism", "chest X-ray" of "X-ray".
 
-    The reports part organ and manner off.
+    The reports, which have no headings, part organ and manner off; a record that has some is read by its names.
     """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
     known = terms[place] if place >= 0 else span
     return known if known.end >= span.end and known.label == span.label and span.label in _WHOLE else span
 
 
-def _is_prose(text: str, position: int) -> bool:
-    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
-    start = text.rfind("\n", 0, position) + 1
+def _line(text: str, position: int) -> str:
     end = text.find("\n", position)
-    line = text[start : end if end >= 0 else len(text)].strip()
+    return text[text.rfind("\n", 0, position) + 1 : end if end >= 0 else len(text)]
+
+
+@lru_cache(maxsize=1024)
+def _is_prose(line: str) -> bool:
+    """Whether a line is of sentences: long or ending in a stop, and not in columns."""
+    line = line.strip()
     if _COLUMNS_APART.search(line):
         return False
     return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
@@ -199,6 +208,7 @@ _NO_FINDING = frozenset(
     {"denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
 )
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
+_LETTER = re.compile(r"[^\W\d_]")
 _FIELD = re.compile(
     r"\b(?:d\.?o\.?[bad]|date|time|mrn|nhs|hospital (?:no|number)"
     r"|(?:patient|pt|lab|ref|case|accession|sample)\.? ?(?:id|no|name|number|ref)"
@@ -221,7 +231,7 @@ def _furniture(text: str, start: int, end: int) -> bool:
     # Of an allergy the substance is the finding, and terms name it.
     if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
         return True
-    if _COLUMNS_APART.search(words) or not re.search(r"[^\W\d_]", words) or dates.find(words):
+    if _COLUMNS_APART.search(words) or not _LETTER.search(words) or dates.find(words):
         return True
     if _FIELD.search(words) or rows.is_dosing(words):
         return True
@@ -251,8 +261,8 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
     return follows is None or follows.match(text, span.end) is None
 
 
-def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence[tuple[int, int]]) -> Span:
-    role = at(parts, span.start).role
+def _in_context(span: Span, page: Layout) -> Span:
+    text, role = page.text, at(page.parts, span.start).role
     label = span.label
     if (
         label == "test"
@@ -272,7 +282,7 @@ def _in_context(span: Span, text: str, parts: Sequence[Section], edges: Sequence
         _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start) or _ALLERGY_FOLLOWS.match(text, span.end)
     ):
         label = "allergy"
-    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, edges)):
+    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, page.edges)):
         label = "family_history"
     return replace(span, label=label)
 
@@ -282,5 +292,22 @@ def _patterns(*, before_terms: bool) -> list[tuple[str, re.Pattern[str], frozens
     return [
         (rule["label"], re.compile(rule["match"], re.I), frozenset(rule.get("except", ())))
         for rule in rules("patterns")["pattern"]
-        if rule.get("before_terms", False) == before_terms
+        if "match" in rule and rule.get("before_terms", False) == before_terms
+    ]
+
+
+@lru_cache(maxsize=65536)
+def _label_by_ending(word: str) -> str | None:
+    """What a word is that no list holds: "-ectomy" is a procedure."""
+    return next(
+        (label for label, ending, exceptions in _endings() if ending.fullmatch(word) and word not in exceptions), None
+    )
+
+
+@cache
+def _endings() -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
+    return [
+        (rule["label"], re.compile(rf"\w{{3,}}{rule['ending']}", re.I), frozenset(rule.get("except", ())))
+        for rule in rules("patterns")["pattern"]
+        if "ending" in rule
     ]

@@ -4,7 +4,7 @@ from functools import cache
 
 from pydantic import BaseModel
 
-from services.ai.grounding import Places
+from services.ai.grounding import places
 from services.ai.wire import (
     KIND_OF_LABEL,
     Claims,
@@ -27,7 +27,7 @@ from .detection import detect
 from .linking import Linking, linked
 from .narrative import narrative
 from .negation import Negation
-from .sections import at, sections, sentences, without_headings
+from .sections import at, layout
 from .tagger import Tagger
 
 ENGINE_VERSION = "3"
@@ -58,13 +58,13 @@ def load() -> Engine:
 
 def _mentions(passage: Passage, tagger: Tagger) -> Mentions:
     text = passage.text
-    places = Places(text)
+    stands = places(text)
     # model_construct: the bound on the list protects against a model that repeats itself, not against a full page.
     return Mentions.model_construct(
         mentions=[
             Mention(
                 quote=text[span.start : span.end],
-                occurrence=places.occurrence(span.start, span.end),
+                occurrence=stands.occurrence(span.start, span.end),
                 kind=KIND_OF_LABEL[span.label],
                 label=span.label,
             )
@@ -75,16 +75,16 @@ def _mentions(passage: Passage, tagger: Tagger) -> Mentions:
 
 def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
     text = inputs.passage.text
-    places = Places(text)
-    parts, edges = sections(text, inputs.passage.role), sentences(text)
-    found = dict(attributes(text, inputs.targets, edges, parts))
-    tagged = engine.tagger.find(without_headings(text, parts))
-    learnt = linked(text, inputs.targets, edges, tagged, engine.linking)
+    stands = places(text)
+    page = layout(text, inputs.passage.role)
+    edges = page.edges
+    found = dict(attributes(text, inputs.targets, edges, page.parts))
+    learnt = linked(text, inputs.targets, edges, engine.tagger.find(page.body), engine.linking)
     entities = []
     for target in inputs.targets:
-        role = at(parts, target.start).role
+        role = at(page.parts, target.start).role
         details = {
-            name: Detail(name=name, quote=text[start:end], occurrence=places.occurrence(start, end))
+            name: Detail(name=name, quote=text[start:end], occurrence=stands.occurrence(start, end))
             # What the rules say stands: they know the forms of lists and tables.
             for name, start, end in reversed([*found.get(target.id, []), *learnt.get(target.id, [])])
         }

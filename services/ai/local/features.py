@@ -6,37 +6,49 @@ from collections.abc import Sequence
 from . import terminology
 from .clusters import clusters
 from .tokens import Tokens
-from .words import key, words
+from .words import key
 
 EDGE = ""
 """Stands for the places before a sentence and behind it."""
 REACH = 2
 """Words on either side that a word's label depends on."""
+_OFFSETS = {str(offset): offset for offset in range(-REACH, REACH + 1)}
 _DIGIT = re.compile(r"\d")
 
 
-def word_features(word: str, offset: int) -> list[str]:
-    """The features that ``word`` gives to the place ``offset`` places before it."""
+def at(offset: int, name: str) -> str:
+    """The attribute of a word's feature ``offset`` places before the word."""
+    return f"{offset}:{name}"
+
+
+def parted(attribute: str) -> tuple[int | None, str]:
+    """The way back: (offset, a word's feature), or (None, a place's feature)."""
+    head, _, name = attribute.partition(":")
+    return (_OFFSETS[head], name) if head in _OFFSETS else (None, attribute)
+
+
+def word_features(word: str, distance: int) -> list[str]:
+    """The features that ``word`` gives to a place ``distance`` places away, on either side."""
     if word == EDGE:
-        return [f"{offset}edge"]
+        return ["edge"]
     lower = word.lower()
     if word[0].isdigit():
-        return [f"{offset}w={_DIGIT.sub('0', word)}", f"{offset}number", *([f"0n={word}"] if offset == 0 else [])]
+        return [f"w={_DIGIT.sub('0', word)}", "number", *([f"n={word}"] if distance == 0 else [])]
     if not word[0].isalpha():
-        return [f"{offset}w={word}", f"{offset}sign"]
-    found = [f"{offset}w={lower}"]
+        return [f"w={word}", "sign"]
+    found = [f"w={lower}"]
     grains = clusters(lower)
-    if abs(offset) == REACH:
-        return found + [f"{offset}c{grain}={name}" for grain, name in enumerate(grains) if grain]
-    found += [f"{offset}c{grain}={name}" for grain, name in enumerate(grains)]
-    found += [f"{offset}t={part}" for part in terminology.load().parts(key(word))]
-    found.append(f"{offset}form={_form(word)}")
-    ends = (3,) if offset else (1, 2, 3, 4, 5)
-    found += [f"{offset}s{size}={lower[-size:]}" for size in ends if len(lower) > size]
-    if offset == 0:
-        found += [f"0p{size}={lower[:size]}" for size in (2, 3, 4, 5) if len(lower) > size]
-        found.append(f"0W={word}")
-        found.append(f"0k={key(word)}")
+    if distance == REACH:
+        return found + [f"c{grain}={name}" for grain, name in enumerate(grains) if grain]
+    found += [f"c{grain}={name}" for grain, name in enumerate(grains)]
+    found += [f"t={part}" for part in terminology.load().parts(key(word))]
+    found.append(f"form={_form(word)}")
+    ends = (3,) if distance else (1, 2, 3, 4, 5)
+    found += [f"s{size}={lower[-size:]}" for size in ends if len(lower) > size]
+    if distance == 0:
+        found += [f"p{size}={lower[:size]}" for size in (2, 3, 4, 5) if len(lower) > size]
+        found.append(f"W={word}")
+        found.append(f"k={key(word)}")
     return found
 
 
@@ -51,7 +63,7 @@ def _form(word: str) -> str:
 def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]]) -> list[list[str]]:
     """The features of each token that depend on its place: terms that it is part of, pairs of words."""
     terms = _terms(text, found)
-    lower = [word.lower() for word in found.texts]
+    lower = found.lower
     coarse = [_coarse(word) for word in lower]
     features: list[list[str]] = []
     for start, end in sentences:
@@ -85,15 +97,13 @@ def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]
 def _terms(text: str, found: Tokens) -> list[str]:
     """For each token the label of the term that it is part of, with "B" at its beginning; "" outside terms."""
     marks = [""] * len(found.texts)
-    body = words(text)
     place = 0
-    for hit in terminology.load().hits(body):
-        start, end = body[hit.first].start, body[hit.last - 1].end
+    for start, end, concept in terminology.found(text):
         while place < len(marks) and found.starts[place] < start:
             place += 1
         first = place
         while place < len(marks) and found.starts[place] < end:
-            marks[place] = f"{'B' if place == first else 'I'}{hit.concept.label}"
+            marks[place] = f"{'B' if place == first else 'I'}{concept.label}"
             place += 1
     return marks
 

@@ -5,9 +5,11 @@ A logistic model of few features: how many findings stand between, what signs an
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 from services.ai import dates
@@ -43,6 +45,8 @@ _SIGNS = frozenset(
     }
 )
 """What stands between and may tell two findings apart."""
+_REACHES = (0, 1, 2, 4, 7, 12, 1_000_000)
+"""Words between, by classes."""
 
 
 _NAMES: dict[str, AttributeName] = {
@@ -117,9 +121,17 @@ def candidates(said: tuple[str, int, int], heads: Sequence[Head], edges: Sequenc
     low, high = sentence(edges, said[1])
     return [
         head
-        for head in heads
-        if low <= head.start < high and head.kind != "context" and (head.start >= said[2] or head.end <= said[1])
+        for head in _between(heads, low, high)
+        if head.kind != "context" and (head.start >= said[2] or head.end <= said[1])
     ]
+
+
+def _between(heads: Sequence[Head], low: int, high: int) -> Sequence[Head]:
+    """The findings that begin in [low, high)."""
+    return heads[bisect_left(heads, low, key=_start) : bisect_left(heads, high, key=_start)]
+
+
+_start = attrgetter("start")
 
 
 def features(text: str, said: tuple[str, int, int], head: Head, heads: Sequence[Head]) -> list[str]:
@@ -127,23 +139,25 @@ def features(text: str, said: tuple[str, int, int], head: Head, heads: Sequence[
     name, start, end = said
     side = "after" if start >= head.end else "before"
     low, high = (head.end, start) if side == "after" else (end, head.start)
-    inside = [other for other in heads if low <= other.start and other.end <= high and other.kind != "context"]
+    inside = [other for other in _between(heads, low, high) if other.end <= high and other.kind != "context"]
     alike = sum(other.label == head.label for other in inside)
-    words = [word.lower() for word in tokens(text[low:high]).texts]
-    reach = next(size for size in (0, 1, 2, 4, 7, 12, 1_000_000) if len(words) <= size)
+    page = tokens(text)
+    words = page.lower[bisect_left(page.starts, low) : bisect_left(page.starts, high)]
+    reach = _REACHES[bisect_left(_REACHES, len(words))]
+    between = f"{side},between={min(len(inside), 3)}"
     found = [
         f"{name},{side}",
         f"{name},label={head.label}",
         f"{name},kind={head.kind}",
-        f"{side},between={min(len(inside), 3)}",
-        f"{name},{side},between={min(len(inside), 3)}",
+        between,
+        f"{name},{between}",
         f"{name},{side},alike={min(alike, 3)}",
         f"{side},reach={reach}",
         f"{name},{side},reach={reach}",
         f"{name},label={head.label},{side}",
     ]
-    found += [f"{side},sign={word}" for word in set(words) & _SIGNS]
-    found += [f"{name},{side},sign={word}" for word in set(words) & _SIGNS]
+    for word in _SIGNS.intersection(words):
+        found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
     if len(words) == 1:
         found.append(f"{name},{side},only={words[0]}")
     return found

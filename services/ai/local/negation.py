@@ -5,6 +5,7 @@ A logistic model. The rules alone find "negative for CD31" and call CD31 absent;
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -28,10 +29,11 @@ _CUES = frozenset({
 
 def features(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> list[str]:
     """What the model looks at."""
-    low, high = sentence
-    before = [word.lower() for word in tokens(text[max(low, start - 160) : start]).texts][-_BEFORE:]
-    after = [word.lower() for word in tokens(text[end : min(high, end + 100)]).texts][:_AFTER]
-    words = [word.lower() for word in tokens(text[start:end]).texts]
+    page, (low, high) = tokens(text), sentence
+    first, last = bisect_left(page.starts, start), bisect_left(page.starts, end)
+    before = page.lower[max(bisect_left(page.starts, low), first - _BEFORE) : first]
+    words = page.lower[first:last]
+    after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
     clause, following = _clause(before), _clause(after[::-1])[::-1]
     found = [f"rule={rule}", f"rule={rule},{label}", f"label={label}", f"head={words[-1] if words else ''}"]
     found += [f"in={word}" for word in words if word in _CUES or word in ("a", "any", "other")]

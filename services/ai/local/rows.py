@@ -13,6 +13,9 @@ Stretch = tuple[int, int]
 _BOUND = r"(?:over|under|above|below|less than|more than|greater than|up to)"
 NUMBER = rf"(?:[<>≤≥]\s?|{_BOUND}\s)?\d+(?:[.,]\d+)*"
 RANGE = rf"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|(?:[<>≤≥]\s?|(?i:{_BOUND})\s)\d+(?:[.,]\d+)?)"
+_LINE = re.compile(r"[^\n\x00]+(?=\n|$)")
+_SHORTEST, _LONGEST = 4, 160
+"""Characters of a line that may be a row."""
 _ANY_RATIO = r"[A-Za-zµμ%]{1,8}/[A-Za-zµμ][A-Za-zµμ0-9.]{0,8}(?<!\.)"
 """A unit that we have no code for: it is printed, so it is kept as printed."""
 
@@ -60,7 +63,9 @@ def _row() -> re.Pattern[str]:
 
 def rows(text: str) -> Iterator[Row]:
     """Lines that are rows: a name and a value, and a unit or a range that shows it to be a result."""
-    for line in re.finditer(r"[^\n\x00]{4,160}(?=\n|$)", text):
+    for line in _LINE.finditer(text):
+        if not _SHORTEST <= len(line.group()) <= _LONGEST:
+            continue
         match = _row().fullmatch(line.group())
         if match is None or not (match["unit"] or match["unit2"] or match["range"]) or _holds_result(match["name"]):
             continue

@@ -41,6 +41,16 @@ class Section:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A page and its parts. ``body`` is its text with headings blanked, offsets kept; ``edges`` are its sentences."""
+
+    text: str
+    parts: list[Section]
+    body: str
+    edges: list[tuple[int, int]]
+
+
 @cache
 def rules(name: str) -> dict[str, Any]:
     """A file of ``rules/``."""
@@ -115,6 +125,13 @@ def sections(text: str, role: str = "other") -> list[Section]:
     return found
 
 
+@lru_cache(maxsize=_PAGES_KEPT)
+def layout(text: str, role: str = "other") -> Layout:
+    """How a page is laid out; ``role`` is its first lines'."""
+    parts = sections(text, role)
+    return Layout(text, parts, _without_headings(text, parts), sentences(text))
+
+
 def open_role(text: str, role: str = "other") -> str:
     """The role with which the next page begins, if this one began with ``role``."""
     last = sections(text, role)[-1].role
@@ -156,8 +173,7 @@ def at(parts: Sequence[Section], position: int) -> Section:
     return parts[max(bisect_right([part.start for part in parts], position) - 1, 0)]
 
 
-def without_headings(text: str, parts: Sequence[Section]) -> str:
-    """The text with headings blanked, offsets kept."""
+def _without_headings(text: str, parts: Sequence[Section]) -> str:
     characters = list(text)
     for part in parts:
         start, end = part.heading

@@ -6,16 +6,16 @@ A word's weights are summed once and kept: pages repeat themselves, and looking 
 import gzip
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import EDGE, REACH, place_features, word_features
+from .features import EDGE, REACH, parted, place_features, word_features
 from .sections import sentences
 from .tokens import Tokens, tokens
 
@@ -33,8 +33,7 @@ _HYPHENS = frozenset("-–‐‑*")
 Matrix = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Tagged:
+class Tagged(NamedTuple):
     """A stretch of text that got one label."""
 
     start: int
@@ -47,8 +46,14 @@ class Tagger:
 
     def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
         self.labels = list(labels)
-        self._rows = {attribute: row for row, attribute in enumerate(attributes)}
-        self._weights, self._steps = weights, steps
+        self._rows: dict[str, int] = {}
+        self._word_rows: list[dict[str, int]] = [{} for _ in range(2 * REACH + 1)]
+        for row, attribute in enumerate(attributes):
+            offset, name = parted(attribute)
+            index = self._rows if offset is None else self._word_rows[offset + REACH]
+            index[name] = row
+        # The last row is of no feature.
+        self._weights, self._steps = np.vstack([weights, np.zeros_like(weights[:1])]), steps
         self._words: dict[str, Matrix] = {}
         self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
         """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
@@ -77,41 +82,47 @@ class Tagger:
 
     def scores(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
         """What the features of each token say for each label."""
-        padded: list[Matrix] = []
-        edge = self._word(EDGE)
+        padded: list[str] = []
         places: list[int] = []
         for start, end in runs:
-            padded += [edge] * REACH
+            padded += [EDGE] * REACH
             places += range(len(padded), len(padded) + end - start)
-            padded += [self._word(word) for word in found.texts[start:end]]
-        padded += [edge] * REACH
-        stacked = np.stack(padded)
-        at = np.array(places)
-        scores = np.zeros((len(places), len(self.labels)), np.float32)
+            padded += found.texts[start:end]
+        padded += [EDGE] * REACH
+        known = self._of_words(padded)
+        number = {word: place for place, word in enumerate(known)}
+        stacked, at = np.stack(list(known.values())), np.array(places)
+        words = np.array([number[word] for word in padded])
+        scores = self._summed([self._rows_of(features) for features in place_features(text, found, runs)])
         for offset in range(-REACH, REACH + 1):
-            scores += stacked[at + offset, offset + REACH]
-        rows: list[int] = []
-        owners: list[int] = []
-        for place, features in enumerate(place_features(text, found, runs)):
-            for feature in features:
-                row = self._rows.get(feature)
-                if row is not None:
-                    rows.append(row)
-                    owners.append(place)
-        np.add.at(scores, np.array(owners, np.int64), self._weights[np.array(rows, np.int64)])
+            scores += stacked[words[at + offset], offset + REACH]
         return scores
 
-    def _word(self, word: str) -> Matrix:
-        kept = self._words.get(word)
-        if kept is None:
-            kept = np.zeros((2 * REACH + 1, len(self.labels)), np.float32)
-            for offset in range(-REACH, REACH + 1):
-                rows = [row for feature in word_features(word, offset) if (row := self._rows.get(feature)) is not None]
-                kept[offset + REACH] = self._weights[rows].sum(axis=0)
-            if len(self._words) >= _WORDS_KEPT:
-                self._words.clear()
-            self._words[word] = kept
-        return kept
+    def _of_words(self, words: Iterable[str]) -> dict[str, Matrix]:
+        """What each word says for each label at the places around it."""
+        known = {word: self._words.get(word) for word in words}
+        new = [word for word, weights in known.items() if weights is None]
+        rows: list[list[int]] = []
+        for word in new:
+            by_distance = [word_features(word, distance) for distance in range(REACH + 1)]
+            for offset, index in enumerate(self._word_rows, -REACH):
+                rows.append([row for name in by_distance[abs(offset)] if (row := index.get(name)) is not None])
+        summed = self._summed(rows).reshape(len(new), 2 * REACH + 1, len(self.labels))
+        made = dict(zip(new, summed, strict=True))
+        if len(self._words) + len(made) > _WORDS_KEPT:
+            self._words.clear()
+        self._words.update(made)
+        return {word: made[word] if weights is None else weights for word, weights in known.items()}
+
+    def _rows_of(self, features: Iterable[str]) -> list[int]:
+        return [row for feature in features if (row := self._rows.get(feature)) is not None]
+
+    def _summed(self, rows: Sequence[Sequence[int]]) -> Matrix:
+        """The sum of each list's rows of weights; all first rows at once, then all second ones."""
+        total = np.zeros((len(rows), len(self.labels)), np.float32)
+        for column in zip_longest(*rows, fillvalue=len(self._weights) - 1):
+            total += self._weights[list(column)]
+        return total
 
 
 def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
@@ -136,29 +147,25 @@ def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) 
     lengths = [end - start for start, end in runs]
     first = np.cumsum([0, *lengths[:-1]])
     ordered = sorted(range(len(runs)), key=lambda run: lengths[run])
-    onward = np.exp(steps)
+    onward = np.exp(np.stack([steps, steps.T]))
+    local = np.exp(scores - scores.max(axis=1, keepdims=True))
     for group in (ordered[begin : begin + _AT_ONCE] for begin in range(0, len(ordered), _AT_ONCE)):
-        longest = lengths[group[-1]]
-        local = np.ones((longest, len(group), scores.shape[1]), np.float32)
+        # Every run from its beginning, and every run from its end. What stands behind a shorter one is not read.
+        both = np.ones((lengths[group[-1]], 2, len(group), scores.shape[1]), np.float32)
         for column, run in enumerate(group):
-            # Shorter runs stand at the end of the batch: before them every label is as likely as the other.
-            of_run = scores[first[run] : first[run] + lengths[run]]
-            local[longest - lengths[run] :, column] = np.exp(of_run - of_run.max(axis=1, keepdims=True))
-        begins = np.array([longest - lengths[run] for run in group])
-        forward = np.empty_like(local)
-        state = np.ones((len(group), scores.shape[1]), np.float32)
-        for place in range(longest):
-            reached = np.where((begins >= place)[:, None], 1.0, state @ onward) * local[place]
-            state = reached / reached.sum(axis=1, keepdims=True)
-            forward[place] = state
-        state = np.ones((len(group), scores.shape[1]), np.float32)
-        for place in range(longest - 1, -1, -1):
-            forward[place] *= state
-            state = (local[place] * state) @ onward.T
-            state /= state.sum(axis=1, keepdims=True)
-        forward /= forward.sum(axis=2, keepdims=True)
+            of_run = local[first[run] : first[run] + lengths[run]]
+            both[: len(of_run), 0, column] = of_run
+            both[: len(of_run), 1, column] = of_run[::-1]
+        heard = np.empty_like(both)
+        state = heard[0] = np.ones(both.shape[1:], np.float32)
+        for place in range(1, len(both)):
+            state = (state * both[place - 1]) @ onward
+            state /= state.sum(axis=2, keepdims=True)
+            heard[place] = state
         for column, run in enumerate(group):
-            likely[first[run] : first[run] + lengths[run]] = forward[longest - lengths[run] :, column]
+            length = lengths[run]
+            joint = heard[:length, 0, column] * both[:length, 0, column] * heard[:length, 1, column][::-1]
+            likely[first[run] : first[run] + length] = joint / joint.sum(axis=1, keepdims=True)
     return likely
 
 

@@ -21,12 +21,12 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib import metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from shared.contract.findings import Code
 
@@ -39,6 +39,8 @@ _SHORT = 3
 """Letters of an abbreviation that may be a word or a title too, unless all of them are capitals."""
 _LONGEST = 8
 """Words of a term. Longer ones are classification text that no record prints."""
+_PAGES_KEPT = 16
+"""Terms and tagger ask for the terms of the same page."""
 _DEFAULT_FOLDER = Path(".chartloom") / "terminology"
 _CODED = {"disease": "ICD-10-CM", "symptom": "ICD-10-CM", "medication": "MeSH tree"}
 _PLAUSIBLE = re.compile(r"(?=.*[^\W\d]{4})(?!.*\b(?:of|in|on|at|the|and|or|to|with|by|for|no|not)$)(?:[^\W\d]+|.* .*)")
@@ -55,8 +57,7 @@ class Concept:
     codes: tuple[Code, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A term in a text: words [first, last) mean ``concept``."""
 
     first: int
@@ -157,12 +158,18 @@ def name(text: str) -> str:
     return phrase(concept.name if concept else text)
 
 
-def named(text: str, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
-    """What a text names, so that a brand and its substance are the same; and by which words."""
-    found = words(text)
+@lru_cache(maxsize=_PAGES_KEPT)
+def found(text: str) -> list[tuple[int, int, Concept]]:
+    """(start, end, concept) of the terms in a text."""
+    body = words(text)
+    return [(body[hit.first].start, body[hit.last - 1].end, hit.concept) for hit in load().hits(body)]
+
+
+def named(text: Sequence[WordAt], labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+    """What the words of a text name, so that a brand and its substance are the same; and by which of them."""
     return {
-        hit.concept: frozenset(word.key for word in found[hit.first : hit.last])
-        for hit in load().hits(found)
+        hit.concept: frozenset(word.key for word in text[hit.first : hit.last])
+        for hit in load().hits(text)
         if hit.concept.label in labels
     }
 

@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_]+(?:['’]s\b)?")
 _JOINS = re.compile(r"(?:[ \t\u2000-\u200a\u00a0]*[-‐‑–/+]?[ \t\u2000-\u200a\u00a0]*\n?[ \t]*)")
 
 
-@dataclass(frozen=True, slots=True)
-class WordAt:
+class WordAt(NamedTuple):
     """A word of a text. ``joined``: nothing but a space, hyphen, slash or one line break stands before it."""
 
     text: str
@@ -41,12 +40,14 @@ def words(text: str) -> list[WordAt]:
     before = 0
     for match in _WORD.finditer(text):
         start, end = match.span()
-        joined = _JOINS.fullmatch(text, before, start) is not None
-        found.append(WordAt(match.group(), key(match.group()), start, end, joined))
+        gap, word = text[before:start], match.group()
+        joined = gap == " " or _JOINS.fullmatch(gap) is not None
+        found.append(WordAt(word, key(word), start, end, joined))
         before = end
     return found
 
 
+@lru_cache(maxsize=8192)
 def phrase(text: str) -> str:
     """A term's key: its words' keys with single spaces."""
     return " ".join(key(word) for word in _WORD.findall(text))

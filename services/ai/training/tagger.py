@@ -12,7 +12,7 @@ import numpy as np
 import pycrfsuite
 from numpy.typing import NDArray
 
-from services.ai.local.features import EDGE, REACH, place_features, word_features
+from services.ai.local.features import EDGE, REACH, at, place_features, word_features
 from services.ai.local.tagger import OUTSIDE, Matrix, Tagger, runs_of
 from services.ai.local.tokens import Tokens, tokens
 
@@ -64,14 +64,14 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
     def of(word: str, offset: int) -> list[str]:
         known = kept.get((word, offset))
         if known is None:
-            known = kept[word, offset] = word_features(word, offset)
+            known = kept[word, offset] = [at(offset, name) for name in word_features(word, abs(offset))]
         return known
 
     for document in documents:
         found = tokens(document.text)
         runs = runs_of(found, document.text)
         wanted = targets(document, found)
-        at = iter(place_features(document.text, found, runs))
+        of_places = iter(place_features(document.text, found, runs))
         for start, end in runs:
             padded = [EDGE] * REACH + found.texts[start:end] + [EDGE] * REACH
             features.append(
@@ -81,7 +81,7 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
                         for offset in range(2 * REACH + 1)
                         for feature in of(padded[place + offset], offset - REACH)
                     ]
-                    + next(at)
+                    + next(of_places)
                     for place in range(end - start)
                 ]
             )
