@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
+from .reviews import WAITING
 from .wording import FIRST_STAGES, STAGES
 
 SHOWN = 50
@@ -14,16 +15,19 @@ FINAL = frozenset({"completed"})
 
 Document = dict[str, Any]
 
-_DOCUMENTS = """
+_DOCUMENTS = f"""
 select f.id, f.patient_id, f.file_name, f.status, f.size_bytes, f.created_at, f.completed_at, f.processing_error,
     extract(epoch from f.completed_at - f.uploaded_at)::float8 as seconds,
     case when f.status = 'completed' then (
         select count(*) from public.patient_clinical_events as e
-        where e.shell_file_id = f.id and e.superseded_at is null
+        where e.shell_file_id = f.id and e.superseded_by_run_id is null and e.review is distinct from 'dismissed'
     ) end as findings,
     case when f.status = 'completed' then (
-        select count(*) from public.finding_reviews as r where r.shell_file_id = f.id and r.status = 'waiting'
-    ) end as waiting
+        select count(*) from public.finding_reviews as r where r.shell_file_id = f.id and {WAITING}
+    ) end as waiting,
+    (
+        select r.status from public.finding_reviews as r where r.shell_file_id = f.id and r.reason = 'other_person'
+    ) as identity
 from public.shell_files as f
 """
 _ALL = f"{_DOCUMENTS} where $1::uuid is null or f.patient_id = $1 order by f.created_at desc, f.id limit {SHOWN}"
@@ -48,11 +52,13 @@ async def read_documents(
 
 
 def _stages(status: str, rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
-    """The pipeline's steps in their order, those to come among them. None where there is nothing to tell of them."""
+    """The pipeline's steps in their order, those to come among them. None of what is done; of what ended
+    otherwise, those that it came to."""
     if status in FINAL:
         return []
+    is_over = status in ("failed", "quarantined", "cancelled")
     by_type = {row["job_type"]: dict(row) for row in sorted(rows, key=lambda row: row["first_job_id"])}
-    order = [*(stage for stage in STAGES if stage in by_type or stage in FIRST_STAGES), *by_type]
+    order = [*(stage for stage in STAGES if stage in by_type or (stage in FIRST_STAGES and not is_over)), *by_type]
     return [
         by_type.get(stage) or {"job_type": stage, "status": "waiting", "attempts": 0, "progress": 0.0}
         for stage in dict.fromkeys(order)

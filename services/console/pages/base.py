@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.console.feed import Feed
 from services.console.rendering import Renderer
+from services.console.reviews import WAITING
 from services.console.sessions import Cookies, Limit, LocalSignIn, SupabaseSignIn, is_operator
 from services.console.settings import ConsoleSettings
 from shared.auth import User, as_user
@@ -74,12 +75,14 @@ async def operator_rights(request: web.Request) -> AsyncIterator[asyncpg.pool.Po
 async def read_patient(connection: asyncpg.pool.PoolConnectionProxy, patient_id: UUID) -> dict[str, Any]:
     """The profile with what stands on its tabs. 404 where it is nobody's that asks."""
     row = await connection.fetchrow(
-        """
+        f"""
         select p.id, p.display_name, p.birth_date, chartloom.has_profile_access(p.id, 'write') as may_write,
             (select count(*) from public.shell_files as f where f.patient_id = p.id) as documents,
+            (select count(*) from public.finding_reviews as r where r.patient_id = p.id and {WAITING}) as waiting,
             (
-                select count(*) from public.finding_reviews as r where r.patient_id = p.id and r.status = 'waiting'
-            ) as waiting
+                select count(*) from public.finding_reviews as r
+                where r.patient_id = p.id and r.reason = 'other_person' and r.status = 'waiting'
+            ) as held
         from public.user_profiles as p where p.id = $1
         """,
         patient_id,
