@@ -20,7 +20,7 @@ select e.id, e.finding_key, e.shell_file_id, e.kind, e.label, e.text, e.assertio
     ) as waits_for
 from public.patient_clinical_events as e
 """
-# Of the current run, those that don't count among them: what was dismissed, and all of a document that is somebody else's.
+# Of the current run, with what doesn't count: what was dismissed, and all of a document that may be somebody else's.
 _FACTS_OF_PAGE = f"""
 {FACT} where e.shell_file_id = $1 and e.page = $2 and e.superseded_by_run_id is null
 order by e.char_start, e.char_end, e.id

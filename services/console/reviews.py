@@ -23,7 +23,7 @@ select r.finding_key, r.shell_file_id, r.reason, r.claim, r.status, f.file_name
 from public.finding_reviews as r join public.shell_files as f on f.id = r.shell_file_id
 where r.patient_id = $1 and {WAITING}
 order by r.reason <> 'other_person', r.created_at, r.finding_key limit 100
-"""
+"""  # noqa: S608 - a constant
 _IDENTITY = """
 select finding_key, reason, claim, status from public.finding_reviews
 where shell_file_id = $1 and reason = 'other_person' and status <> 'withdrawn'

@@ -54,7 +54,7 @@ REASONS = {
     "reader": "You looked at it.",
 }
 DECISIONS = {"accepted": "Accepted", "corrected": "Corrected", "dismissed": "Dismissed"}
-IDENTITY_FIELDS = {"name": "The document names", "birth_date": "Born, it says"}
+IDENTITY_FIELDS = {"name": "Name on it", "birth_date": "Date of birth on it"}
 """What of a document may contradict the record that it is in."""
 READ_FROM = {"text_layer": "The file's own text", "ocr": "Recognised in the picture", "blank": "A blank page"}
 CORRECTIONS = {

@@ -84,7 +84,7 @@ async def read_patient(connection: asyncpg.pool.PoolConnectionProxy, patient_id:
                 where r.patient_id = p.id and r.reason = 'other_person' and r.status = 'waiting'
             ) as held
         from public.user_profiles as p where p.id = $1
-        """,
+        """,  # noqa: S608 - a constant
         patient_id,
     )
     if row is None:

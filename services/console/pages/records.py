@@ -15,7 +15,7 @@ select p.id, p.display_name, p.birth_date, p.created_at, p.owner_user_id = $1 as
     (select count(*) from public.finding_reviews as r where r.patient_id = p.id and {WAITING}) as waiting
 from public.user_profiles as p
 order by latest desc nulls last, p.created_at desc limit 200
-"""
+"""  # noqa: S608 - a constant
 
 
 async def records(request: web.Request) -> web.StreamResponse:
