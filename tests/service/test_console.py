@@ -26,6 +26,7 @@ from tests.pipeline import claim, persist_document
 from tests.users import become_user, upload
 
 OPERATOR = {"app_metadata": {"chartloom_role": "operator"}}
+ENGINE = {"provider": "openai", "model": "m", "prompt_version": "1", "schema_version": "1"}
 TEXT = "Potassium 5.9 mmol/L (3.5 - 5.1) on 2024-03-09."
 
 
@@ -72,6 +73,25 @@ async def filled(database: Database, owner: asyncpg.Connection, patient: Patient
         }  # fmt: skip
 
     return await persist_document(database, owner, patient, rows, text=TEXT), key
+
+
+async def with_reviews(
+    database: Database, owner: asyncpg.Connection, patient: Patient, *reviews: dict[str, Any]
+) -> UUID:
+    """A completed document with a finding of potassium, and these reviews: those without a key are the finding's."""
+    key = uuid4()
+    found = finding(key)
+    found["attributes"]["value"]["uncertain"] = True
+    rows: dict[str, list[dict[str, Any]]] = {
+        "patient_clinical_events": [found],
+        "clinical_narratives": [],
+        "healthcare_timeline_events": [
+            {"id": str(uuid4()), "position": 1, "event_date": "2024-03-09", "title": "Potassium 5.9 mmol/L",
+             "fact_key": None, "event_ids": [found["id"]]}
+        ],
+        "finding_reviews": [{"finding_key": str(key), **review} for review in reviews],
+    }  # fmt: skip
+    return await persist_document(database, owner, patient, lambda _: rows, text=TEXT)
 
 
 async def every_address(owner: asyncpg.Connection, patient: Patient, document: UUID) -> list[str]:
@@ -173,6 +193,95 @@ async def test_a_finding_is_accepted_corrected_and_dismissed_by_form(
     assert (await owner.fetchrow(row, key))["review"] == "dismissed"
     audited = await owner.fetch("select actor_user_id from audit_log where table_name = 'finding_reviews'")
     assert audited[-1]["actor_user_id"] == patient.user_id
+
+
+async def test_a_review_says_what_is_doubted_and_shows_where(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    claimed = {"kind": "observation", "label": "lab", "page": 1, **ENGINE}
+    passed_over = str(uuid4())
+    document = await with_reviews(
+        database, owner, patient,
+        {"reason": "number_uncertain", "claim": {"attributes": [{"name": "value", "quote": "5.9"}]}},
+        {"finding_key": passed_over, "reason": "missed", "claim": {
+            **claimed, "quote": "mmol/L", "place": {"page": 1, "start": 14, "end": 20, "quote": "mmol/L"}}},
+        {"finding_key": str(uuid4()), "reason": "quote_not_found", "claim": {**claimed, "quote": "Sodium 140"}},
+        {"finding_key": str(uuid4()), "reason": "prompt_text", "claim": {**claimed, "quote": ""}},
+    )  # fmt: skip
+    mine = console.visitor(patient.user_id)
+    cards = (await mine.get(f"/records/{patient.profile_id}/review")).text.split('<li class="card review"')[1:]
+    assert len(cards) == 4
+    (doubted,) = [card for card in cards if "hard to read" in card]
+    assert "Value “5.9”" in doubted
+    assert '<span class="doubted">5.9</span>' in doubted
+    assert 'class="crop"' in doubted
+    (missed,) = [card for card in cards if "passed over" in card]
+    assert 'class="crop"' in missed
+    assert 'value="accept"' in missed
+    (unfounded,) = [card for card in cards if "Sodium 140" in card]
+    assert 'value="accept"' not in unfounded
+    (empty,) = [card for card in cards if "its own instructions" in card]
+    assert "“”" not in empty
+    source = (await mine.get(f"/documents/{document}/pages/1")).text
+    assert "Hard to read" in source
+    assert "compare what was read" in source
+    assert "Hard to read" in (await mine.get(f"/records/{patient.profile_id}")).text
+    assert (await mine.post(f"/findings/{passed_over}", {"csrf": CSRF, "decision": "accept"})).status == 303
+    assert await owner.fetchval("select quote from patient_clinical_events where finding_key = $1", UUID(passed_over))
+
+
+async def test_a_document_of_somebody_elses_is_decided_on_before_what_it_says(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    identity = str(uuid4())
+    document = await with_reviews(
+        database, owner, patient,
+        {"reason": "number_uncertain", "claim": {"attributes": []}},
+        {"finding_key": identity, "reason": "other_person", "claim": {"contradictions": [
+            {"field": "name", "page": 1, "start": 0, "end": 9, "quote": "Ann Lee"}]}},
+    )  # fmt: skip
+    mine = console.visitor(patient.user_id)
+    record, page = f"/records/{patient.profile_id}", f"/documents/{document}/pages/1"
+
+    async def shown() -> tuple[bool, int, bool]:
+        """Whether the timeline has it, how many reviews there are, and whether the page still shows its findings."""
+        review = (await mine.get(f"{record}/review")).text
+        there = 'id="fact-' in (await mine.get(page)).text
+        return "Potassium" in (await mine.get(record)).text, review.count('<li class="card review"'), there
+
+    assert "may be somebody else’s" in (await mine.get(record)).text
+    assert "nothing of it counts" in (await mine.get(f"{record}/documents")).text
+    assert "Name on it: “Ann Lee”" in (await mine.get(page)).text
+    assert await shown() == (False, 1, True)
+    await mine.post(f"/findings/{identity}", {"csrf": CSRF, "decision": "dismiss"})
+    assert await shown() == (False, 0, True)
+    await mine.post(f"/findings/{identity}", {"csrf": CSRF, "decision": "accept"})
+    assert await shown() == (True, 1, True)
+
+
+async def test_what_was_found_in_a_file_is_said_beside_how_it_was_read(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    ocr = await database.connect("chartloom_ocr")
+    job = await claim(ocr, "ocr")
+    lease = (job["job_id"], job["lease_token"])
+    verdict = {
+        "decision": "quarantine", "reason": "file_has_active_content", "file_kind": "pdf", "pages": 1,
+        "is_encrypted": False, "findings": [{"kind": "launch", "count": 2, "action": "quarantine"}],
+        "antivirus": {"status": "not_scanned", "signature": None, "engine": None},
+    }  # fmt: skip
+    await ocr.execute("select chartloom.save_scan_verdict($1, $2, $3)", *lease, verdict)
+    await ocr.execute("select chartloom.fail_job($1, $2, 'file_has_active_content', 'Print it anew.', false)", *lease)
+    mine = console.visitor(patient.user_id)
+    way = (await mine.get(f"/documents/{document}/way")).text
+    assert "a command that starts a program" in way
+    assert "no virus scanner is set up" in way
+    listed = (await mine.get(f"/records/{patient.profile_id}/documents")).text
+    assert "Print it anew." in listed
+    assert "Quarantined" in listed
+    # What has ended waits for no further step.
+    assert "not yet" not in listed
 
 
 async def test_a_form_of_another_site_changes_nothing(
