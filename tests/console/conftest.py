@@ -52,7 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
 
 
-def find_chromium() -> str:
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Looked for before anything is started: where there is none, nothing is."""
     named = os.environ.get("CHROMIUM")
     found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
@@ -168,7 +170,7 @@ def auth_server(background: Background) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(chromium_path: str) -> Iterator[Stack]:
     background = Background()
     with tempfile.TemporaryDirectory(prefix="chartloom-console-") as home, pytest.MonkeyPatch.context() as environment:
         for variable in ("DATABASE_URL", "STORAGE_URL", "SUPABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
@@ -199,10 +201,10 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium(chromium_path: str) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
+            executable_path=chromium_path,
             args=[
                 "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                 "--disable-component-update", "--disable-sync",
