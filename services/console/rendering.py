@@ -35,6 +35,7 @@ class Renderer:
             seconds=wording.seconds,
             size=wording.size,
             details=wording.details,
+            told=wording.told,
             parts=wording.parts,
             when=wording.when,
         )

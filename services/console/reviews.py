@@ -5,7 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
-from .facts import FACT, Page, boxes_between, crop, read_page
+from .facts import FACT, Fact, Page, boxes_between, crop, read_page
 
 Review = dict[str, Any]
 
@@ -49,7 +49,8 @@ async def waiting_reviews(connection: asyncpg.pool.PoolConnectionProxy, patient_
             pages[place] = await read_page(connection, *place) if number else None
         page = review["page"] = pages[place]
         review["boxes"] = (fact["boxes"] if fact else _boxes_of(review, page)) if page else []
-        review["crop"] = crop(page, review["boxes"]) if page else None
+        review["doubted"] = _doubted_boxes(fact) if fact else []
+        review["crop"] = crop(page, [*review["boxes"], *review["doubted"]]) if page else None
     return reviews
 
 
@@ -68,6 +69,16 @@ def _places(review: Review) -> list[dict[str, Any]]:
 def _page_of(review: Review) -> int:
     places = _places(review)
     return (places[0]["page"] if places else (review["claim"] or {}).get("page")) or 0
+
+
+def _doubted_boxes(fact: Fact) -> list[list[float]]:
+    """Where that of its words stands whose reading is not certain."""
+    return [
+        box
+        for said in fact["attributes"].values()
+        if said.get("uncertain") and said["source"]["page"] == fact["page"]
+        for box in said["source"]["boxes"]
+    ]
 
 
 def _boxes_of(review: Review, page: Page) -> list[list[float]]:

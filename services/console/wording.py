@@ -84,10 +84,10 @@ FILE_FINDINGS = {
     "type_mismatch": "another kind of file than its name says",
 }
 ANTIVIRUS = {
-    "clean": "no virus found",
-    "infected": "a virus was found",
-    "not_scanned": "no virus scanner is set up",
-    "unavailable": "the virus scanner gave no answer",
+    "clean": "No virus found.",
+    "infected": "A virus was found.",
+    "not_scanned": "No virus scanner is set up.",
+    "unavailable": "The virus scanner gave no answer.",
 }
 ATTRIBUTES = {
     "value": "Value",
@@ -103,6 +103,12 @@ ATTRIBUTES = {
 }
 SAID_IN_ORDER = ("value", "unit", "range", "flag", "dose", "route", "frequency", "severity", "site")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def told(details: dict[str, Any]) -> str:
+    """What a worker says of itself: its model or engines, and of its guards those that are up."""
+    guards = [name for value in details.values() if isinstance(value, dict) for name, is_up in value.items() if is_up]
+    return ", ".join([*(str(value) for value in details.values() if not isinstance(value, dict)), *guards])
 
 
 def partial_date(value: str | None) -> str:

@@ -54,7 +54,7 @@ def whole_record(local_user: Any, record: str) -> str:
     expect(page.get_by_text("2 documents may be somebody else’s")).to_be_visible()
     assert sources_of(page) == {SAMPLES[0]}
     page.get_by_role("link", name="say whose").click()
-    undecided = page.locator(".review", has=page.get_by_role("button", name="It is this person’s"))
+    undecided = page.locator(".review", has=page.get_by_role("button", name="This person’s"))
     expect(undecided).to_have_count(2)
     expect(undecided.filter(has_text=SAMPLES[1])).to_contain_text("Tobias Reyes")
     expect(undecided.filter(has_text=SAMPLES[2])).to_contain_text("5 December 1989")
@@ -152,8 +152,8 @@ def test_what_names_somebody_else_counts_when_a_person_says_so_and_only_as_long(
     # What it says can be seen, to decide by.
     expect(page.locator(".fact", has_text="Gout")).to_be_visible()
     for button, said, entries in (
-        ("It is this person’s", "though it says otherwise", 1),
-        ("It is somebody else’s", "nothing of it counts", 0),
+        ("This person’s", "though it says otherwise", 1),
+        ("Somebody else’s", "nothing of it counts", 0),
     ):
         page.get_by_role("button", name=button).focus()
         page.keyboard.press("Enter")

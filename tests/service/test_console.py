@@ -276,7 +276,7 @@ async def test_what_was_found_in_a_file_is_said_beside_how_it_was_read(
     mine = console.visitor(patient.user_id)
     way = (await mine.get(f"/documents/{document}/way")).text
     assert "a command that starts a program" in way
-    assert "no virus scanner is set up" in way
+    assert "No virus scanner is set up" in way
     listed = (await mine.get(f"/records/{patient.profile_id}/documents")).text
     assert "Print it anew." in listed
     assert "Quarantined" in listed
