@@ -1,5 +1,6 @@
 """The console as a person uses it, in a real Chromium, from an empty database: in this order."""
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.console.conftest import AXE, DESKTOP, OUT, PHONE, SETTLE_MS, Stack, sync_api, user_id
-from tests.hostile.pdf_writer import one_page
+from tests.hostile.pdf_writer import one_page, stream
 
 expect = sync_api.expect
 expect.set_options(timeout=SETTLE_MS)
@@ -20,6 +21,12 @@ STARTS_A_PROGRAM = {
     "name": "from-a-stranger.pdf",
     "mimeType": "application/pdf",
     "buffer": one_page(catalog=b"/OpenAction << /S /Launch /F (a) >>"),
+}
+PART_BYTES = 4 << 20
+LARGE = {
+    "name": "large.pdf",
+    "mimeType": "application/pdf",
+    "buffer": one_page(objects={10: stream(random.Random(8).randbytes(9 << 20))}),
 }
 STRAY = {"name": "stray.txt", "mimeType": "text/plain", "buffer": b"Patient: Ann Lee Baker\nGout since 2019."}
 COMPLETE_MS = 150_000
@@ -142,6 +149,25 @@ def test_the_samples_complete_before_ones_eyes(local_user: Any, record: str) -> 
     expect(page.locator(".entry:visible").first).to_contain_text(re.compile("apixaban", re.IGNORECASE))
     assert "apixaban" not in page.url
     assert "Ashdown" not in page.title()
+
+
+def test_an_upload_goes_on_where_the_line_was_cut(local_user: Any, record: str) -> None:
+    page = local_user
+    page.goto(f"{record}/documents")
+    offsets: list[int] = []
+
+    def cut_the_second(route: Any) -> None:
+        offsets.append(int(route.request.headers["x-upload-offset"]))
+        if len(offsets) == 2:
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route(f"{record}/documents", cut_the_second)
+    page.locator("#files").set_input_files([LARGE])
+    expect(page.locator(".document", has_text=LARGE["name"])).to_be_visible(timeout=COMPLETE_MS)
+    page.unroute(f"{record}/documents")
+    assert offsets == [0, PART_BYTES, PART_BYTES, 2 * PART_BYTES]
 
 
 def test_what_names_somebody_else_counts_when_a_person_says_so_and_only_as_long(

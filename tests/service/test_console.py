@@ -22,7 +22,8 @@ from shared.errors import ConfigurationError
 from shared.settings import load_settings
 from tests.conftest import Database, Patient
 from tests.console_app import CSRF, ConsoleApp, console_app, token
-from tests.pipeline import claim, persist_document
+from tests.fakes.storage_server import FakeStorage, Fault, Stored
+from tests.pipeline import claim, page, persist_document
 from tests.users import become_user, upload
 
 OPERATOR = {"app_metadata": {"chartloom_role": "operator"}}
@@ -155,9 +156,9 @@ async def test_operations_are_for_operators_who_see_no_patients_row(
     )
     user, operator = console.visitor(patient.user_id), console.visitor(uuid4(), **OPERATOR)
     pages = ["/operations", "/operations/dead-letters", f"/operations/jobs/{job['job_id']}"]
-    for page in pages:
-        assert (await user.get(page)).status == 404
-        shown = await operator.get(page)
+    for address in pages:
+        assert (await user.get(address)).status == 404
+        shown = await operator.get(address)
         assert shown.status == 200
         assert "letter.pdf" not in shown.text
     assert (await operator.get(f"/documents/{document}")).status == 404
@@ -241,17 +242,17 @@ async def test_a_document_of_somebody_elses_is_decided_on_before_what_it_says(
             {"field": "name", "page": 1, "start": 0, "end": 9, "quote": "Ann Lee"}]}},
     )  # fmt: skip
     mine = console.visitor(patient.user_id)
-    record, page = f"/records/{patient.profile_id}", f"/documents/{document}/pages/1"
+    record, source = f"/records/{patient.profile_id}", f"/documents/{document}/pages/1"
 
     async def shown() -> tuple[bool, int, bool]:
         """Whether the timeline has it, how many reviews there are, and whether the page still shows its findings."""
         review = (await mine.get(f"{record}/review")).text
-        there = 'id="fact-' in (await mine.get(page)).text
+        there = 'id="fact-' in (await mine.get(source)).text
         return "Potassium" in (await mine.get(record)).text, review.count('<li class="card review"'), there
 
     assert "may be somebody else’s" in (await mine.get(record)).text
     assert "nothing of it counts" in (await mine.get(f"{record}/documents")).text
-    assert "Name on it: “Ann Lee”" in (await mine.get(page)).text
+    assert "Name on it: “Ann Lee”" in (await mine.get(source)).text
     assert await shown() == (False, 1, True)
     await mine.post(f"/findings/{identity}", {"csrf": CSRF, "decision": "dismiss"})
     assert await shown() == (False, 0, True)
@@ -332,9 +333,9 @@ async def test_what_a_record_says_is_shown_as_text(
 ) -> None:
     name = "<script>alert(1)</script>"
     await owner.execute("update user_profiles set display_name = $2 where id = $1", patient.profile_id, name)
-    page = (await console.visitor(patient.user_id).get("/")).text
-    assert name not in page
-    assert "&lt;script&gt;" in page
+    shown = (await console.visitor(patient.user_id).get("/")).text
+    assert name not in shown
+    assert "&lt;script&gt;" in shown
 
 
 # -- uploads -----------------------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ async def test_an_upload_that_is_refused_says_what_to_do(
         reader,
         patient.profile_id,
     )
-    async with console_app(database, tmp_path, console_max_megabytes=1, console_uploads_per_minute=2) as console:
+    async with console_app(database, tmp_path, console_max_megabytes=1, console_uploads_per_minute=1) as console:
         mine = console.visitor(patient.user_id)
         large = await mine.upload(patient.profile_id, b"x" * 1_000_001)
         assert (large.status, "larger than 1 MB" in large.text) == (413, True)
@@ -478,6 +479,82 @@ async def test_whoever_loses_access_is_told_no_more(
             while (event := await next_event(stream)) != ("document", str(document)):
                 assert "Secret" not in event[1]
     assert (await theirs.get(f"/records/{patient.profile_id}/events")).status == 404
+
+
+# -- uploading ---------------------------------------------------------------------------------------------------------
+
+
+def part_headers(name: str, offset: int, size: int) -> dict[str, str]:
+    return {
+        "X-CSRF-Token": CSRF, "Content-Type": "text/plain", "X-File-Name": "letter.txt", "X-Upload": name,
+        "X-Upload-Offset": str(offset), "X-Upload-Size": str(size),
+    }  # fmt: skip
+
+
+async def test_an_upload_that_was_cut_off_goes_on_where_it_stopped(
+    owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    content = TEXT.encode() * 100
+    mine, theirs = console.visitor(patient.user_id), console.visitor(uuid4())
+    to = f"/records/{patient.profile_id}/documents"
+    first = await mine.post(to, content[:1000], **part_headers("a", 0, len(content)))
+    assert (first.status, first.text) == (200, '{"offset": 1000}')
+    # Whoever does not know how much came is told; another upload, and anybody else's, starts anew.
+    again = await mine.post(to, content[:1000], **part_headers("a", 0, len(content)))
+    assert (again.status, again.text) == (409, '{"offset": 1000}')
+    assert (await mine.post(to, content[1000:], **part_headers("b", 1000, len(content)))).text == '{"offset": 0}'
+    assert (await theirs.post(to, content[1000:], **part_headers("a", 1000, len(content)))).status == 404
+    more = await mine.post(to, content[1000:] + b"more than was said", **part_headers("a", 1000, len(content)))
+    assert (more.status, more.text) == (409, '{"offset": 1000}')
+    last = await mine.post(to, content[1000:], **part_headers("a", 1000, len(content)))
+    assert last.status == 200
+    row = await owner.fetchrow("select storage_path, sha256, status from shell_files")
+    assert row["status"] == "queued"
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert b"".join([chunk async for chunk in console.storage.stream(row["storage_path"])]) == content
+
+
+@pytest.mark.parametrize(("offset", "size"), [("-1", "10"), ("0", "ten"), ("0", "9" * 30), ("0", "0")])
+async def test_a_part_that_makes_no_sense_is_refused(
+    patient: Patient, console: ConsoleApp, offset: str, size: str
+) -> None:
+    headers = {**part_headers("a", 0, 0), "X-Upload-Offset": offset, "X-Upload-Size": size}
+    mine = console.visitor(patient.user_id)
+    assert (await mine.post(f"/records/{patient.profile_id}/documents", b"x", **headers)).status == 400
+
+
+async def test_files_go_to_supabase_storage_with_the_users_own_token(
+    database: Database, owner: asyncpg.Connection, patient: Patient, tmp_path: Path
+) -> None:
+    mine = token(patient.user_id)
+    async with FakeStorage().serving() as storage:
+        storage.users = {mine: "anon"}
+        async with console_app(database, tmp_path, storage_url=storage.url) as console:
+            visitor = console.stranger()
+            visitor.cookies.update({"__Host-chartloom-session": mine, "__Host-chartloom-csrf": CSRF})
+            storage.faults = [Fault(status=503)]
+            to = f"/records/{patient.profile_id}/documents"
+            content = TEXT.encode()
+            away = await visitor.post(to, content, **part_headers("a", 0, len(content)))
+            assert (away.status, "try again" in away.text) == (503, True)
+            # All of it had come: the file itself is not sent again.
+            again = await visitor.post(to, b"", **part_headers("a", len(content), len(content)))
+            assert again.status == 200
+            (path,) = storage.files
+            assert storage.files[path].content == content
+            assert await owner.fetchval("select storage_path from shell_files") == path
+            # The image of a page, by the same rights; without one, the page is drawn from its words.
+            worker = await database.connect("chartloom_ocr")
+            job = await claim(worker, "ocr")
+            image = f"{patient.profile_id}/pages/{job['payload']['run_id']}/1.jpg"
+            await worker.fetchval(
+                "select chartloom.save_ocr_pages($1, $2, $3)", job["job_id"], job["lease_token"],
+                [{**page(TEXT), "image_path": image}],
+            )  # fmt: skip
+            shown = f"/documents/{job['payload']['shell_file_id']}/pages/1/image"
+            assert (await visitor.get(shown)).headers["Content-Type"] == "image/svg+xml"
+            storage.files[image] = Stored(b"\xff\xd8\xff picture", "image/jpeg")
+            assert (await visitor.get(shown)).headers["Content-Type"] == "image/jpeg"
 
 
 # -- signing in --------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ async def test_the_image_that_ocr_kept_is_shown_and_nothing_else_that_lies_there
     ):
         (tmp_path / "patient" / "pages").mkdir(parents=True, exist_ok=True)
         (tmp_path / "patient" / "pages" / "1").write_bytes(content)
-        found, chunks = await page_image(storage, page)
+        found, chunks = await page_image(storage.stream, page)
         assert found == media_type
         assert (b"".join([chunk async for chunk in chunks]) == content) is (media_type != "image/svg+xml")
 

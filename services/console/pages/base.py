@@ -9,16 +9,18 @@ import asyncpg
 from aiohttp import web
 
 from services.console.feed import Feed
+from services.console.files import Files
+from services.console.partials import Partials
 from services.console.rendering import Renderer
 from services.console.reviews import WAITING
 from services.console.sessions import Cookies, Limit, LocalSignIn, SupabaseSignIn, is_operator
 from services.console.settings import ConsoleSettings
 from shared.auth import User, as_user
-from shared.storage import Storage
 
 SETTINGS = web.AppKey("settings", ConsoleSettings)
 POOL = web.AppKey("pool", asyncpg.Pool)
-STORAGE = web.AppKey("storage", Storage)
+FILES: web.AppKey[Files] = web.AppKey("files")
+PARTIALS = web.AppKey("partials", Partials)
 FEED = web.AppKey("feed", Feed)
 RENDERER = web.AppKey("renderer", Renderer)
 SIGN_IN: web.AppKey[LocalSignIn | SupabaseSignIn] = web.AppKey("sign_in")
@@ -26,6 +28,8 @@ COOKIES = web.AppKey("cookies", Cookies)
 UPLOADS = web.AppKey("uploads", Limit)
 
 USER = web.RequestKey("user", User)
+TOKEN = web.RequestKey("token", str)
+"""The user's own, for what is asked of Supabase in their name."""
 CSRF = web.RequestKey("csrf", str)
 
 OPERATOR = "chartloom_operator"

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from services.console.page_image import page_image
 from services.console.reviews import identity_review
 from services.console.waterfall import waterfall
 
-from .base import SETTINGS, STORAGE, go_to, id_of, not_found, number_of, read_patient, rights_of, show
+from .base import FILES, SETTINGS, TOKEN, go_to, id_of, not_found, number_of, read_patient, rights_of, show
 
 MOST_PAGES = 100_000
 
@@ -77,7 +78,7 @@ async def image(request: web.Request) -> web.StreamResponse:
         found = await read_page(connection, document_id, number)
     if found is None:
         raise not_found()
-    media_type, chunks = await page_image(request.app[STORAGE], found)
+    media_type, chunks = await page_image(partial(request.app[FILES].stream, request[TOKEN]), found)
     response = web.StreamResponse(headers={"Content-Type": media_type})
     await response.prepare(request)
     async for chunk in chunks:
