@@ -17,6 +17,7 @@ from multidict import CIMultiDictProxy
 
 from services.console.application import make_application
 from services.console.feed import Feed
+from services.console.files import open_files
 from services.console.rendering import Renderer
 from services.console.settings import ConsoleSettings
 from shared.database import open_pool
@@ -123,7 +124,7 @@ async def console_app(database: Database, folder: Path, **settings: Any) -> Asyn
         renderer = Renderer()
         storage = LocalStorage(folder)
         feed = Feed(pool=pool, listener=listener, render=renderer.document)
-        app = make_application(configured, pool=pool, storage=storage, renderer=renderer, feed=feed)
+        app = make_application(configured, pool=pool, files=open_files(configured), renderer=renderer, feed=feed)
         server = TestServer(app, handler_cancellation=True)
         await server.start_server()
         tasks = [asyncio.create_task(listener.run()), asyncio.create_task(feed.run())]

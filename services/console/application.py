@@ -12,11 +12,27 @@ from aiohttp import hdrs, web
 from shared.auth import TokenRefusedError
 from shared.database import CONNECTION_ERRORS
 from shared.logs import describe_error
-from shared.storage import Storage
 
 from .feed import Feed
-from .pages import documents, operations, record, records, review, sign_in, source
-from .pages.base import COOKIES, CSRF, FEED, POOL, RENDERER, SETTINGS, SIGN_IN, STORAGE, UPLOADS, USER, go_to, show
+from .files import Files
+from .pages import documents, operations, record, records, review, sign_in, source, uploads
+from .pages.base import (
+    COOKIES,
+    CSRF,
+    FEED,
+    FILES,
+    PARTIALS,
+    POOL,
+    RENDERER,
+    SETTINGS,
+    SIGN_IN,
+    TOKEN,
+    UPLOADS,
+    USER,
+    go_to,
+    show,
+)  # fmt: skip
+from .partials import Partials
 from .rendering import STATIC, Renderer
 from .sessions import Cookies, Limit, SignInRefusedError, Tokens, open_sign_in
 from .settings import LOOPBACK, ConsoleSettings
@@ -46,26 +62,32 @@ OPEN_PATHS = ("/sign-in", "/sign-in/local", "/livez", "/readyz")
 
 
 def make_application(
-    settings: ConsoleSettings, *, pool: asyncpg.Pool, storage: Storage, renderer: Renderer, feed: Feed
+    settings: ConsoleSettings, *, pool: asyncpg.Pool, files: Files, renderer: Renderer, feed: Feed
 ) -> web.Application:
     app = web.Application(
         middlewares=[_with_answers, _for_this_host, _with_user, _with_csrf], client_max_size=FORM_BYTES
     )
     app[SETTINGS] = settings
     app[POOL] = pool
-    app[STORAGE] = storage
+    app[FILES] = files
+    app[PARTIALS] = Partials()
     app[RENDERER] = renderer
     app[FEED] = feed
     app[SIGN_IN] = open_sign_in(settings)
     app[COOKIES] = Cookies(is_local=app[SIGN_IN].is_local)
     app[UPLOADS] = Limit(settings.console_uploads_per_minute)
     app.on_response_prepare.append(_add_headers)
-    for pages in (sign_in, records, record, documents, source, review, operations):
+    app.on_cleanup.append(_close_files)
+    for pages in (sign_in, records, record, documents, uploads, source, review, operations):
         pages.add_routes(app)
     app.router.add_static("/static/", STATIC)
     app.router.add_get("/livez", _probe(feed.live))
     app.router.add_get("/readyz", _probe(feed.ready))
     return app
+
+
+async def _close_files(app: web.Application) -> None:
+    await app[FILES].close()
 
 
 def _probe(check: Callable[[], str | None]) -> Handler:
@@ -143,13 +165,14 @@ async def _find_user(request: web.Request) -> None:
     """Notes who asks, and new tokens where the old one had expired."""
     sign_in, cookies = request.app[SIGN_IN], request.app[COOKIES]
     with contextlib.suppress(TokenRefusedError):
-        request[USER] = await sign_in.verify(request.cookies.get(cookies.session, ""))
+        token = request.cookies.get(cookies.session, "")
+        request[USER], request[TOKEN] = await sign_in.verify(token), token
         return
     refresh = request.cookies.get(cookies.refresh)
     if refresh and not request.path.startswith("/static/"):
         with contextlib.suppress(SignInRefusedError, TokenRefusedError):
             renewed = await sign_in.refresh(refresh)
-            request[USER] = await sign_in.verify(renewed.access)
+            request[USER], request[TOKEN] = await sign_in.verify(renewed.access), renewed.access
             request[RENEWED] = renewed
 
 

@@ -6,26 +6,31 @@ from uuid import UUID
 
 import asyncpg
 
+from .reviews import WAITING
 from .wording import FIRST_STAGES, STAGES
 
 SHOWN = 50
 FINAL = frozenset({"completed"})
 """Nothing moves these. What failed may be run again by an operator."""
+ENDED = FINAL | {"failed", "quarantined", "cancelled"}
 
 Document = dict[str, Any]
 
-_DOCUMENTS = """
+_DOCUMENTS = f"""
 select f.id, f.patient_id, f.file_name, f.status, f.size_bytes, f.created_at, f.completed_at, f.processing_error,
     extract(epoch from f.completed_at - f.uploaded_at)::float8 as seconds,
     case when f.status = 'completed' then (
         select count(*) from public.patient_clinical_events as e
-        where e.shell_file_id = f.id and e.superseded_at is null
+        where e.shell_file_id = f.id and e.superseded_by_run_id is null and e.review is distinct from 'dismissed'
     ) end as findings,
     case when f.status = 'completed' then (
-        select count(*) from public.finding_reviews as r where r.shell_file_id = f.id and r.status = 'waiting'
-    ) end as waiting
+        select count(*) from public.finding_reviews as r where r.shell_file_id = f.id and {WAITING}
+    ) end as waiting,
+    (
+        select r.status from public.finding_reviews as r where r.shell_file_id = f.id and r.reason = 'other_person'
+    ) as identity
 from public.shell_files as f
-"""
+"""  # noqa: S608 - a constant
 _ALL = f"{_DOCUMENTS} where $1::uuid is null or f.patient_id = $1 order by f.created_at desc, f.id limit {SHOWN}"
 _SOME = f"{_DOCUMENTS} where f.id = any($1)"
 
@@ -39,7 +44,7 @@ async def read_documents(
     stages: dict[UUID, list[asyncpg.Record]] = {document["id"]: [] for document in documents}
     for stage in await connection.fetch(
         "select * from chartloom.document_stages($1)",
-        [document["id"] for document in documents if document["status"] not in FINAL],
+        [document["id"] for document in documents if document["status"] not in ENDED],
     ):
         stages[stage["shell_file_id"]].append(stage)
     for document in documents:
@@ -48,8 +53,8 @@ async def read_documents(
 
 
 def _stages(status: str, rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
-    """The pipeline's steps in their order, those to come among them. None where there is nothing to tell of them."""
-    if status in FINAL:
+    """The pipeline's steps in their order, those to come among them. None of what has ended: nothing comes any more."""
+    if status in ENDED:
         return []
     by_type = {row["job_type"]: dict(row) for row in sorted(rows, key=lambda row: row["first_job_id"])}
     order = [*(stage for stage in STAGES if stage in by_type or stage in FIRST_STAGES), *by_type]

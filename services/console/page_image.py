@@ -1,10 +1,13 @@
 """What a page looks like: its image where one is kept, else a drawing of its words. Nobody here reads a user's file."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from shared.storage import Storage
+import structlog
+
+from shared.errors import ChartloomError
+from shared.logs import describe_error
 
 IMAGE_TYPES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -18,12 +21,17 @@ BASELINE = 0.79
 Page = dict[str, Any]
 
 
-async def page_image(storage: Storage, page: Page) -> tuple[str, AsyncIterator[bytes]]:
-    """The image's media type and its bytes, at the page's own size."""
+async def page_image(stream: Callable[[str], AsyncIterator[bytes]], page: Page) -> tuple[str, AsyncIterator[bytes]]:
+    """The image's media type and its bytes, at the page's own size. ``stream``: a file of the user's by its path."""
     path = page.get("image_path")
     if path:
-        chunks = storage.stream(path)
-        first = await anext(chunks)
+        chunks = stream(path)
+        try:
+            first = await anext(chunks)
+        except ChartloomError as error:
+            # The words are in the database: a page without its picture is better than none.
+            structlog.get_logger().warning("page_image_missing", **describe_error(error))
+            first = b""
         for magic, media_type in IMAGE_TYPES.items():
             if first.startswith(magic):
                 return media_type, _joined(first, chunks)

@@ -116,7 +116,7 @@ def _is_outside(value: float, low: float | None, high: float | None) -> bool:
 
 
 def plots_of(facts: Iterable[dict[str, Any]]) -> list[Plot]:
-    """One for each test and unit. The most often measured first, then by name."""
+    """One for each test and unit. First what is outside its range, then what was measured most often."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for fact in facts:
         name = " ".join(fact["text"].split())
@@ -129,7 +129,13 @@ def plots_of(facts: Iterable[dict[str, Any]]) -> list[Plot]:
             }
         )
     drawn = [draw(_display_name(results), unit, _once_a_day(results)) for (_, unit), results in groups.items()]
-    return sorted(drawn, key=lambda plot: (-len(plot.points), plot.name.lower()))
+    return sorted(
+        drawn,
+        # Those without a drawing last: cards of one height side by side.
+        key=lambda plot: (
+            not plot.latest.is_outside, -len(plot.points), not (plot.band or plot.line), plot.name.lower(),
+        ),
+    )  # fmt: skip
 
 
 def _display_name(results: Sequence[dict[str, Any]]) -> str:

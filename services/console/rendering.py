@@ -35,6 +35,8 @@ class Renderer:
             seconds=wording.seconds,
             size=wording.size,
             details=wording.details,
+            told=wording.told,
+            parts=wording.parts,
             when=wording.when,
         )
         self._document = self._environment.get_template("document.html")

@@ -2,9 +2,10 @@
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 
 from shared.settings import ServiceSettings
+from shared.storage import BUCKET
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -12,7 +13,11 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ConsoleSettings(ServiceSettings):
     port: int = Field(default=8700, ge=0, le=65535, description="Where the pages are; 0 picks one.")
     health_port: int = Field(default=8080, ge=0, le=65535, description="Where /livez, /readyz and /metrics are.")
-    storage_url: str = Field(description="Where uploads go and page images are.")
+    storage_url: str = Field(
+        validation_alias=AliasChoices("storage_url", "supabase_url"),
+        description="Where uploads go and page images are.",
+    )
+    storage_bucket: str = Field(default=BUCKET, description="The bucket there.")
     supabase_url: str | None = Field(default=None, description="The project whose users sign in.")
     supabase_anon_key: SecretStr | None = Field(default=None, description="The project's publishable key.")
     supabase_jwt_secret: SecretStr | None = Field(

@@ -43,17 +43,52 @@ ASSERTIONS = {
 }
 SUBJECTS = {"patient": "", "family": "Of the family", "other": "Of somebody else"}
 REASONS = {
-    "words_differ": "Its words are on the page only with a difference.",
+    "words_differ": "On the page it is spelt a little differently.",
     "attribute_not_found": "Something was claimed of it that is not on the page.",
     "quote_not_found": "The words that were claimed are not on the page.",
     "kind_unknown": "It was claimed to be of a kind that does not exist.",
-    "number_uncertain": "The page could not be read with certainty here.",
-    "prompt_text": "Its words are those of an instruction, not of a record.",
-    "other_person": "The document names somebody else. Nothing of it counts until you decide.",
-    "missed": "A reader found it.",
+    "number_uncertain": "The page is hard to read here: compare what was read with what it shows.",
+    "prompt_text": "The model repeated its own instructions instead of the page.",
+    "other_person": "This document may be somebody else's. Nothing of it counts until you decide.",
+    "missed": "It is on the page, and the model passed over it.",
     "reader": "You looked at it.",
 }
 DECISIONS = {"accepted": "Accepted", "corrected": "Corrected", "dismissed": "Dismissed"}
+IDENTITY_FIELDS = {"name": "Name on it", "birth_date": "Date of birth on it"}
+"""What of a document may contradict the record that it is in."""
+READ_FROM = {"text_layer": "The file's own text", "ocr": "Recognised in the picture", "blank": "A blank page"}
+CORRECTIONS = {
+    "shading": "shadows evened out",
+    "noise": "specks removed",
+    "skew": "straightened",
+    "rotation": "turned upright",
+    "text_layer_rejected": "its own text was not what it shows",
+}
+FILE_DECISIONS = {
+    "allow": ("Let in", "good"),
+    "flag": ("Let in, and noted", "warn"),
+    "quarantine": ("Quarantined", "bad"),
+    "refuse": ("Not read", "bad"),
+}
+FILE_FINDINGS = {
+    "javascript": "a script",
+    "launch": "a command that starts a program",
+    "open_action": "something that happens as soon as it is opened",
+    "embedded_file": "another file inside it",
+    "rich_media": "sound, film or 3D content",
+    "submit_form": "a form that sends what is filled in",
+    "import_data": "a form that fetches data",
+    "remote_go_to": "a link that opens another file",
+    "xfa": "a form of an abandoned kind (XFA)",
+    "polyglot": "a second kind of file in the same bytes",
+    "type_mismatch": "another kind of file than its name says",
+}
+ANTIVIRUS = {
+    "clean": "No virus found.",
+    "infected": "A virus was found.",
+    "not_scanned": "No virus scanner is set up.",
+    "unavailable": "The virus scanner gave no answer.",
+}
 ATTRIBUTES = {
     "value": "Value",
     "unit": "Unit",
@@ -66,7 +101,14 @@ ATTRIBUTES = {
     "severity": "Severity",
     "site": "Site",
 }
+SAID_IN_ORDER = ("value", "unit", "range", "flag", "dose", "route", "frequency", "severity", "site")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def told(details: dict[str, Any]) -> str:
+    """What a worker says of itself: its model or engines, and of its guards those that are up."""
+    guards = [name for value in details.values() if isinstance(value, dict) for name, is_up in value.items() if is_up]
+    return ", ".join([*(str(value) for value in details.values() if not isinstance(value, dict)), *guards])
 
 
 def partial_date(value: str | None) -> str:
@@ -111,16 +153,21 @@ def size(count: int) -> str:
 
 def details(fact: dict[str, Any]) -> str:
     """What is said of a fact, in a line: ``104 g/L (115 - 165) Low``, ``5 mg oral twice daily``."""
-    attributes = fact["attributes"]
+    return " ".join(text for text, _ in parts(fact))
 
-    def said(name: str) -> str:
-        return attributes[name]["text"] if attributes.get(name) else ""
 
-    parts = [
-        said("value"), said("unit"), f"({said('range')})" if said("range") else "", said("flag"),
-        said("dose"), said("route"), said("frequency"), said("severity"), said("site"),
-    ]  # fmt: skip
-    return " ".join(" ".join(part.split()) for part in parts if part)
+def parts(fact: dict[str, Any]) -> list[tuple[str, bool]]:
+    """The same piece by piece, each with whether its reading is not certain."""
+    said = [(name, fact["attributes"][name]) for name in SAID_IN_ORDER if fact["attributes"].get(name)]
+    return [
+        (_in_place(name, " ".join(attribute["text"].split())), bool(attribute.get("uncertain")))
+        for name, attribute in said
+        if attribute["text"]
+    ]
+
+
+def _in_place(name: str, text: str) -> str:
+    return f"({text})" if name == "range" else text
 
 
 def when(fact: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 OUT = Path(__file__).parent / "out"
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-SETTLE_MS = 30_000
+START_SECONDS, SETTLE_MS = 240, 60_000
 """For what a loaded machine takes; every wait ends with what it waits for."""
 
 
@@ -52,7 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
 
 
-def find_chromium() -> str:
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Looked for before anything is started: where there is none, nothing is."""
     named = os.environ.get("CHROMIUM")
     found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
@@ -124,7 +126,7 @@ def process(*arguments: str, until: str, **variables: str) -> Iterator[re.Match[
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        yield found.result(timeout=120)
+        yield found.result(timeout=START_SECONDS)
     finally:
         running.send_signal(signal.SIGTERM)
         try:
@@ -168,7 +170,7 @@ def auth_server(background: Background) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(chromium_path: str) -> Iterator[Stack]:
     background = Background()
     with tempfile.TemporaryDirectory(prefix="chartloom-console-") as home, pytest.MonkeyPatch.context() as environment:
         for variable in ("DATABASE_URL", "STORAGE_URL", "SUPABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
@@ -199,10 +201,10 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium(chromium_path: str) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=find_chromium(),
+            executable_path=chromium_path,
             args=[
                 "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                 "--disable-component-update", "--disable-sync",

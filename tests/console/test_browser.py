@@ -1,5 +1,6 @@
 """The console as a person uses it, in a real Chromium, from an empty database: in this order."""
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,25 +10,38 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.console.conftest import AXE, DESKTOP, OUT, PHONE, SETTLE_MS, Stack, sync_api, user_id
+from tests.hostile.pdf_writer import one_page, stream
 
 expect = sync_api.expect
 expect.set_options(timeout=SETTLE_MS)
 
 SAMPLES = ("discharge-letter.pdf", "clinic-letter-scan.pdf", "lab-report-photo.jpg")
 UNREADABLE = {"name": "not-a-record.bin", "mimeType": "application/octet-stream", "buffer": b"\x00\x01\x02" * 100}
+STARTS_A_PROGRAM = {
+    "name": "from-a-stranger.pdf",
+    "mimeType": "application/pdf",
+    "buffer": one_page(catalog=b"/OpenAction << /S /Launch /F (a) >>"),
+}
+PART_BYTES = 4 << 20
+LARGE = {
+    "name": "large.pdf",
+    "mimeType": "application/pdf",
+    "buffer": one_page(objects={10: stream(random.Random(8).randbytes(9 << 20))}),
+}
+STRAY = {"name": "stray.txt", "mimeType": "text/plain", "buffer": b"Patient: Ann Lee Baker\nGout since 2019."}
 COMPLETE_MS = 150_000
 
 
 @pytest.fixture(scope="session")
 def record(stack: Stack, local_user: Any) -> str:
-    """A new record with the three samples in it, which were watched until they were done; returns its address."""
+    """A new record with the three samples, which were watched until they were done; one is its person's."""
     page = local_user
     page.goto("/")
     expect(page.get_by_role("heading", name="Records")).to_be_visible()
-    page.get_by_label("Name").fill("Mara Lindqvist")
-    page.get_by_label("Date of birth").fill("1958-04-17")
+    page.get_by_label("Name").fill("Margaret Ashdown")
+    page.get_by_label("Date of birth").fill("1951-03-14")
     page.get_by_role("button", name="Make the record").click()
-    expect(page.get_by_role("heading", name="Mara Lindqvist")).to_be_visible()
+    expect(page.get_by_role("heading", name="Margaret Ashdown")).to_be_visible()
     page.evaluate("window.loadedOnce = true")
     page.locator("#files").set_input_files([REPOSITORY / "samples" / name for name in SAMPLES])
     rows = page.locator(".document")
@@ -40,14 +54,45 @@ def record(stack: Stack, local_user: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def waiting(stack: Stack, record: str) -> list[UUID]:
-    """Three findings of the record that wait for a person; returns their keys."""
+def whole_record(local_user: Any, record: str) -> str:
+    """The record when a person has said, by keyboard, that the two that name somebody else are this person's, too."""
+    page = local_user
+    page.goto(record)
+    expect(page.get_by_text("2 documents may be somebody else’s")).to_be_visible()
+    assert sources_of(page) == {SAMPLES[0]}
+    page.get_by_role("link", name="say whose").click()
+    undecided = page.locator(".review", has=page.get_by_role("button", name="This person’s"))
+    expect(undecided).to_have_count(2)
+    expect(undecided.filter(has_text=SAMPLES[1])).to_contain_text("Tobias Reyes")
+    expect(undecided.filter(has_text=SAMPLES[2])).to_contain_text("5 December 1989")
+    page.keyboard.press("j")
+    for left in (1, 0):
+        page.keyboard.press("a")
+        expect(undecided).to_have_count(left)
+        # The next one is at hand.
+        expect(page.locator(".review").first).to_be_focused()
+    page.goto(record)
+    expect(page.get_by_text("may be somebody else’s")).to_have_count(0)
+    assert sources_of(page) == set(SAMPLES)
+    return record
+
+
+def sources_of(page: Any) -> set[str]:
+    """The documents that the timeline tells of."""
+    return {text.split(",")[0] for text in page.locator(".entry-source").all_inner_texts()}
+
+
+@pytest.fixture(scope="session")
+def waiting(stack: Stack, whole_record: str) -> list[UUID]:
+    """Three findings of the record that wait for a person, before all that OCR doubts; returns their keys."""
     rows = stack.query(
         "insert into finding_reviews (finding_key, patient_id, shell_file_id, run_id, reason, created_at) "
         "select finding_key, patient_id, shell_file_id, run_id, 'words_differ', now() - interval '1 hour' "
-        "from patient_clinical_events where patient_id = $1 and kind = 'observation' and attributes ? 'value' "
-        "and attributes ? 'unit' and superseded_at is null order by id limit 3 returning finding_key",
-        UUID(record.rsplit("/", 1)[1]),
+        "from patient_clinical_events as e where patient_id = $1 and kind = 'observation' and attributes ? 'value' "
+        "and attributes ? 'unit' and superseded_at is null and attributes #>> '{value,text}' <> '4.2' "
+        "and not exists (select from finding_reviews as r where r.finding_key = e.finding_key) "
+        "order by id limit 3 returning finding_key",
+        UUID(whole_record.rsplit("/", 1)[1]),
     )
     return [row["finding_key"] for row in rows]
 
@@ -59,10 +104,37 @@ def dead_letter(stack: Stack, local_user: Any, record: str) -> int:
     page.goto(f"{record}/documents")
     page.locator("#files").set_input_files([UNREADABLE])
     failed = page.locator('.document[data-status="failed"]')
-    expect(failed).to_be_visible(timeout=COMPLETE_MS)
-    expect(failed.locator(".alert")).not_to_be_empty()
-    (row,) = stack.query("select id from chartloom.job_history where status = 'dead_letter'")
+    expect(failed.locator(".alert")).to_contain_text("Upload a PDF", timeout=COMPLETE_MS)
+    (row,) = stack.query(
+        "select id from chartloom.job_history where status = 'dead_letter' and error ->> 'code' = 'file_type_unknown'"
+    )
     return row["id"]
+
+
+@pytest.fixture(scope="session")
+def quarantined(local_user: Any, record: str) -> UUID:
+    """A document that would start a program, were it opened."""
+    page = local_user
+    page.goto(f"{record}/documents")
+    page.locator("#files").set_input_files([STARTS_A_PROGRAM])
+    row = page.locator('.document[data-status="quarantined"]')
+    expect(row.locator(".alert")).to_contain_text("a command that starts a program", timeout=COMPLETE_MS)
+    return document_of(row)
+
+
+@pytest.fixture(scope="session")
+def stray(local_user: Any, whole_record: str) -> UUID:
+    """A document of somebody else's, on which nobody has decided yet."""
+    page = local_user
+    page.goto(f"{whole_record}/documents")
+    page.locator("#files").set_input_files([STRAY])
+    row = page.locator(".document", has_text=STRAY["name"])
+    expect(row).to_contain_text("nothing of it counts", timeout=COMPLETE_MS)
+    return document_of(row)
+
+
+def document_of(row: Any) -> UUID:
+    return UUID(row.get_attribute("id").removeprefix("document-"))
 
 
 def test_the_samples_complete_before_ones_eyes(local_user: Any, record: str) -> None:
@@ -76,10 +148,63 @@ def test_the_samples_complete_before_ones_eyes(local_user: Any, record: str) -> 
     page.get_by_label("Search the timeline").fill("apixaban")
     expect(page.locator(".entry:visible").first).to_contain_text(re.compile("apixaban", re.IGNORECASE))
     assert "apixaban" not in page.url
-    assert "Lindqvist" not in page.title()
+    assert "Ashdown" not in page.title()
 
 
-def test_a_fact_opens_its_source_with_its_box_over_the_right_words(stack: Stack, local_user: Any, record: str) -> None:
+def test_an_upload_goes_on_where_the_line_was_cut(local_user: Any, record: str) -> None:
+    page = local_user
+    page.goto(f"{record}/documents")
+    offsets: list[int] = []
+
+    def cut_the_second(route: Any) -> None:
+        offsets.append(int(route.request.headers["x-upload-offset"]))
+        if len(offsets) == 2:
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route(f"{record}/documents", cut_the_second)
+    page.locator("#files").set_input_files([LARGE])
+    expect(page.locator(".document", has_text=LARGE["name"])).to_be_visible(timeout=COMPLETE_MS)
+    page.unroute(f"{record}/documents")
+    assert offsets == [0, PART_BYTES, PART_BYTES, 2 * PART_BYTES]
+
+
+def test_what_names_somebody_else_counts_when_a_person_says_so_and_only_as_long(
+    stack: Stack, local_user: Any, whole_record: str, stray: UUID
+) -> None:
+    page = local_user
+    page.goto(f"/documents/{stray}/pages/1")
+    # What it says can be seen, to decide by.
+    expect(page.locator(".fact", has_text="Gout")).to_be_visible()
+    for button, said, entries in (
+        ("This person’s", "though it says otherwise", 1),
+        ("Somebody else’s", "nothing of it counts", 0),
+    ):
+        page.get_by_role("button", name=button).focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(said)).to_be_visible()
+        page.goto(whole_record)
+        expect(page.locator(".entry", has_text="Gout")).to_have_count(entries)
+        page.goto(f"/documents/{stray}/pages/1")
+    # As it was, for the pages to come.
+    stack.query(
+        "update finding_reviews set status = 'waiting', decided_by = null, decided_at = null where shell_file_id = $1",
+        stray,
+    )
+
+
+def test_a_file_in_quarantine_says_why_and_has_no_page(local_user: Any, quarantined: UUID) -> None:
+    page = local_user
+    page.goto(f"/documents/{quarantined}")
+    expect(page.locator(".alert")).to_contain_text("Print it to a new PDF")
+    expect(page.locator(".file-verdict")).to_contain_text("a command that starts a program")
+    assert page.request.get(f"/documents/{quarantined}/pages/1/image").status == 404
+
+
+def test_a_fact_opens_its_source_with_its_box_over_the_right_words(
+    stack: Stack, local_user: Any, whole_record: str
+) -> None:
     page = local_user
     for name in SAMPLES:
         (document,) = stack.query("select id from shell_files where file_name = $1", name)
@@ -96,26 +221,26 @@ def test_a_fact_opens_its_source_with_its_box_over_the_right_words(stack: Stack,
             page.goto(f"/documents/{document['id']}/pages/1#fact-{fact['id']}")
             expect(page.locator(f"#fact-{fact['id']}")).to_be_focused()
             expect(page.locator(".mark.active")).to_have_attribute("data-fact", str(fact["id"]))
-            sheet = page.locator("#sheet").bounding_box()
-            scale = sheet["width"] / ocr["width"]
             words = [
                 word for word in ocr["words"] if word["start"] < fact["char_end"] and word["end"] > fact["char_start"]
             ]
             assert " ".join(word["text"] for word in words).split()[0].strip(".,;:()") in fact["quote"]
-            shown = page.locator(".mark.active .words rect").evaluate_all(
-                "all => all.map((one) => one.getBoundingClientRect()).map((b) => [b.x, b.y, b.right, b.bottom])"
+            # In one look: the page may still be scrolling.
+            (left, top, right, _), *shown = page.evaluate(
+                """() => [...document.querySelectorAll("#sheet, .mark.active .words rect")]
+                    .map((one) => one.getBoundingClientRect()).map((b) => [b.x, b.y, b.right, b.bottom])"""
             )
+            scale = (right - left) / ocr["width"]
             for word in words:
                 x0, y0, x1, y1 = (
-                    edge * scale + offset
-                    for edge, offset in zip(word["box"], [sheet["x"], sheet["y"]] * 2, strict=True)
+                    edge * scale + offset for edge, offset in zip(word["box"], [left, top] * 2, strict=True)
                 )
                 assert any(
                     box[0] <= x0 + 2 and box[1] <= y0 + 2 and box[2] >= x1 - 2 and box[3] >= y1 - 2 for box in shown
                 ), (fact["quote"], word)
 
 
-def test_words_and_facts_show_each_other(stack: Stack, local_user: Any, record: str) -> None:
+def test_words_and_facts_show_each_other(stack: Stack, local_user: Any, whole_record: str) -> None:
     page = local_user
     (document,) = stack.query("select id from shell_files where file_name = $1", SAMPLES[0])
     page.goto(f"/documents/{document['id']}/pages/1")
@@ -138,16 +263,20 @@ def test_words_and_facts_show_each_other(stack: Stack, local_user: Any, record: 
 
 
 def test_findings_are_accepted_corrected_and_dismissed_by_keyboard(
-    stack: Stack, local_user: Any, record: str, waiting: list[UUID]
+    stack: Stack, local_user: Any, whole_record: str, waiting: list[UUID]
 ) -> None:
     page = local_user
-    page.goto(f"{record}/review")
-    expect(page.locator(".review")).to_have_count(3)
-    page.keyboard.press("j")
+    page.goto(f"{whole_record}/review")
+    # Not the documents that may be somebody else's, which come first.
+    cards = page.locator(".review", has=page.get_by_role("button", name="Correct"))
+    expect(cards.nth(2)).to_be_visible()
+    others = cards.count() - len(waiting)
+    while not cards.first.evaluate("one => one === document.activeElement"):
+        page.keyboard.press("j")
     first = UUID(page.evaluate("document.activeElement.id").removeprefix("review-"))
     page.keyboard.press("a")
-    expect(page.locator(".review")).to_have_count(2)
-    # The next one is at hand.
+    expect(cards).to_have_count(others + 2)
+    expect(cards.first).to_be_focused()
     second = UUID(page.evaluate("document.activeElement.id").removeprefix("review-"))
     page.keyboard.press("c")
     expect(page.locator(f"#review-{second} input[name=text]")).to_be_focused()
@@ -157,10 +286,11 @@ def test_findings_are_accepted_corrected_and_dismissed_by_keyboard(
     page.keyboard.press("Control+a")
     page.keyboard.type("4.2")
     page.keyboard.press("Enter")
-    expect(page.locator(".review")).to_have_count(1)
+    expect(cards).to_have_count(others + 1)
+    expect(cards.first).to_be_focused()
     third = UUID(page.evaluate("document.activeElement.id").removeprefix("review-"))
     page.keyboard.press("x")
-    expect(page.get_by_text("Nothing waits for you")).to_be_visible()
+    expect(cards).to_have_count(others)
     decided = stack.query(
         "select finding_key, status, decided_by, correction from finding_reviews where finding_key = any($1)", waiting
     )
@@ -252,10 +382,14 @@ def test_a_second_users_browser_sees_nothing_of_the_firsts(
 
 
 @pytest.fixture(scope="session")
-def addresses(stack: Stack, record: str, dead_letter: int) -> dict[str, str]:
+def addresses(
+    stack: Stack, whole_record: str, dead_letter: int, quarantined: UUID, stray: UUID, waiting: list[UUID]
+) -> dict[str, str]:
+    record = whole_record
     stack.query(
         "update finding_reviews set status = 'waiting', decided_by = null, decided_at = null, correction = null "
-        "where status in ('accepted', 'dismissed')"
+        "where finding_key = any($1) and status in ('accepted', 'dismissed')",
+        waiting,
     )
     documents = {row["file_name"]: row["id"] for row in stack.query("select id, file_name from shell_files")}
     letter, photo = documents[SAMPLES[0]], documents[SAMPLES[2]]
@@ -272,7 +406,9 @@ def addresses(stack: Stack, record: str, dead_letter: int) -> dict[str, str]:
         "review": f"{record}/review",
         "source": f"/documents/{letter}/pages/1#fact-{fact['id']}",
         "source-photo": f"/documents/{photo}/pages/1",
+        "source-stray": f"/documents/{stray}/pages/1",
         "way": f"/documents/{letter}/way",
+        "way-quarantined": f"/documents/{quarantined}/way",
         "operations": "/operations",
         "dead-letters": "/operations/dead-letters",
         "job": f"/operations/jobs/{dead_letter}",

@@ -40,13 +40,17 @@ def refusal(status: int, error: str, message: str) -> web.Response:
 
 
 class FakeStorage:
-    """One private bucket. ``faults`` are played once each, in order, whatever is asked."""
+    """One private bucket. ``faults`` are played once each, in order, whatever is asked.
+
+    ``users``: whose token is let in beside the service key, each with the publishable key that it comes with.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, Stored] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.tokens: dict[str, str] = {}
+        self.users: dict[str, str] = {}
         self.allowed_types: set[str] | None = None
         self.url = ""
         self._released = asyncio.Event()
@@ -80,7 +84,8 @@ class FakeStorage:
         if fault.status is not None:
             return refusal(fault.status, "Error", f"no: {request.path}")
         if "token" not in request.query:
-            if request.headers.get("Authorization") != f"Bearer {KEY}" or request.headers.get("apikey") != KEY:
+            shown = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if {KEY: KEY, **self.users}.get(shown) != request.headers.get("apikey"):
                 return refusal(403, "Unauthorized", "Invalid Compact JWS")
             bucket = request.match_info.get("bucket")
             if bucket is not None and bucket != BUCKET:

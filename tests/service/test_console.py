@@ -22,10 +22,12 @@ from shared.errors import ConfigurationError
 from shared.settings import load_settings
 from tests.conftest import Database, Patient
 from tests.console_app import CSRF, ConsoleApp, console_app, token
-from tests.pipeline import claim, persist_document
+from tests.fakes.storage_server import FakeStorage, Fault, Stored
+from tests.pipeline import claim, page, persist_document
 from tests.users import become_user, upload
 
 OPERATOR = {"app_metadata": {"chartloom_role": "operator"}}
+ENGINE = {"provider": "openai", "model": "m", "prompt_version": "1", "schema_version": "1"}
 TEXT = "Potassium 5.9 mmol/L (3.5 - 5.1) on 2024-03-09."
 
 
@@ -72,6 +74,25 @@ async def filled(database: Database, owner: asyncpg.Connection, patient: Patient
         }  # fmt: skip
 
     return await persist_document(database, owner, patient, rows, text=TEXT), key
+
+
+async def with_reviews(
+    database: Database, owner: asyncpg.Connection, patient: Patient, *reviews: dict[str, Any]
+) -> UUID:
+    """A completed document with a finding of potassium, and these reviews: those without a key are the finding's."""
+    key = uuid4()
+    found = finding(key)
+    found["attributes"]["value"]["uncertain"] = True
+    rows: dict[str, list[dict[str, Any]]] = {
+        "patient_clinical_events": [found],
+        "clinical_narratives": [],
+        "healthcare_timeline_events": [
+            {"id": str(uuid4()), "position": 1, "event_date": "2024-03-09", "title": "Potassium 5.9 mmol/L",
+             "fact_key": None, "event_ids": [found["id"]]}
+        ],
+        "finding_reviews": [{"finding_key": str(key), **review} for review in reviews],
+    }  # fmt: skip
+    return await persist_document(database, owner, patient, lambda _: rows, text=TEXT)
 
 
 async def every_address(owner: asyncpg.Connection, patient: Patient, document: UUID) -> list[str]:
@@ -135,9 +156,9 @@ async def test_operations_are_for_operators_who_see_no_patients_row(
     )
     user, operator = console.visitor(patient.user_id), console.visitor(uuid4(), **OPERATOR)
     pages = ["/operations", "/operations/dead-letters", f"/operations/jobs/{job['job_id']}"]
-    for page in pages:
-        assert (await user.get(page)).status == 404
-        shown = await operator.get(page)
+    for address in pages:
+        assert (await user.get(address)).status == 404
+        shown = await operator.get(address)
         assert shown.status == 200
         assert "letter.pdf" not in shown.text
     assert (await operator.get(f"/documents/{document}")).status == 404
@@ -173,6 +194,95 @@ async def test_a_finding_is_accepted_corrected_and_dismissed_by_form(
     assert (await owner.fetchrow(row, key))["review"] == "dismissed"
     audited = await owner.fetch("select actor_user_id from audit_log where table_name = 'finding_reviews'")
     assert audited[-1]["actor_user_id"] == patient.user_id
+
+
+async def test_a_review_says_what_is_doubted_and_shows_where(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    claimed = {"kind": "observation", "label": "lab", "page": 1, **ENGINE}
+    passed_over = str(uuid4())
+    document = await with_reviews(
+        database, owner, patient,
+        {"reason": "number_uncertain", "claim": {"attributes": [{"name": "value", "quote": "5.9"}]}},
+        {"finding_key": passed_over, "reason": "missed", "claim": {
+            **claimed, "quote": "mmol/L", "place": {"page": 1, "start": 14, "end": 20, "quote": "mmol/L"}}},
+        {"finding_key": str(uuid4()), "reason": "quote_not_found", "claim": {**claimed, "quote": "Sodium 140"}},
+        {"finding_key": str(uuid4()), "reason": "prompt_text", "claim": {**claimed, "quote": ""}},
+    )  # fmt: skip
+    mine = console.visitor(patient.user_id)
+    cards = (await mine.get(f"/records/{patient.profile_id}/review")).text.split('<li class="card review"')[1:]
+    assert len(cards) == 4
+    (doubted,) = [card for card in cards if "hard to read" in card]
+    assert "Value “5.9”" in doubted
+    assert '<span class="doubted">5.9</span>' in doubted
+    assert 'class="crop"' in doubted
+    (missed,) = [card for card in cards if "passed over" in card]
+    assert 'class="crop"' in missed
+    assert 'value="accept"' in missed
+    (unfounded,) = [card for card in cards if "Sodium 140" in card]
+    assert 'value="accept"' not in unfounded
+    (empty,) = [card for card in cards if "its own instructions" in card]
+    assert "“”" not in empty
+    source = (await mine.get(f"/documents/{document}/pages/1")).text
+    assert "Hard to read" in source
+    assert "compare what was read" in source
+    assert "Hard to read" in (await mine.get(f"/records/{patient.profile_id}")).text
+    assert (await mine.post(f"/findings/{passed_over}", {"csrf": CSRF, "decision": "accept"})).status == 303
+    assert await owner.fetchval("select quote from patient_clinical_events where finding_key = $1", UUID(passed_over))
+
+
+async def test_a_document_of_somebody_elses_is_decided_on_before_what_it_says(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    identity = str(uuid4())
+    document = await with_reviews(
+        database, owner, patient,
+        {"reason": "number_uncertain", "claim": {"attributes": []}},
+        {"finding_key": identity, "reason": "other_person", "claim": {"contradictions": [
+            {"field": "name", "page": 1, "start": 0, "end": 9, "quote": "Ann Lee"}]}},
+    )  # fmt: skip
+    mine = console.visitor(patient.user_id)
+    record, source = f"/records/{patient.profile_id}", f"/documents/{document}/pages/1"
+
+    async def shown() -> tuple[bool, int, bool]:
+        """Whether the timeline has it, how many reviews there are, and whether the page still shows its findings."""
+        review = (await mine.get(f"{record}/review")).text
+        there = 'id="fact-' in (await mine.get(source)).text
+        return "Potassium" in (await mine.get(record)).text, review.count('<li class="card review"'), there
+
+    assert "may be somebody else’s" in (await mine.get(record)).text
+    assert "nothing of it counts" in (await mine.get(f"{record}/documents")).text
+    assert "Name on it: “Ann Lee”" in (await mine.get(source)).text
+    assert await shown() == (False, 1, True)
+    await mine.post(f"/findings/{identity}", {"csrf": CSRF, "decision": "dismiss"})
+    assert await shown() == (False, 0, True)
+    await mine.post(f"/findings/{identity}", {"csrf": CSRF, "decision": "accept"})
+    assert await shown() == (True, 1, True)
+
+
+async def test_what_was_found_in_a_file_is_said_beside_how_it_was_read(
+    database: Database, owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    document = await upload(owner, patient.user_id, patient.profile_id)
+    ocr = await database.connect("chartloom_ocr")
+    job = await claim(ocr, "ocr")
+    lease = (job["job_id"], job["lease_token"])
+    verdict = {
+        "decision": "quarantine", "reason": "file_has_active_content", "file_kind": "pdf", "pages": 1,
+        "is_encrypted": False, "findings": [{"kind": "launch", "count": 2, "action": "quarantine"}],
+        "antivirus": {"status": "not_scanned", "signature": None, "engine": None},
+    }  # fmt: skip
+    await ocr.execute("select chartloom.save_scan_verdict($1, $2, $3)", *lease, verdict)
+    await ocr.execute("select chartloom.fail_job($1, $2, 'file_has_active_content', 'Print it anew.', false)", *lease)
+    mine = console.visitor(patient.user_id)
+    way = (await mine.get(f"/documents/{document}/way")).text
+    assert "a command that starts a program" in way
+    assert "No virus scanner is set up" in way
+    listed = (await mine.get(f"/records/{patient.profile_id}/documents")).text
+    assert "Print it anew." in listed
+    assert "Quarantined" in listed
+    # What has ended waits for no further step.
+    assert "not yet" not in listed
 
 
 async def test_a_form_of_another_site_changes_nothing(
@@ -223,9 +333,9 @@ async def test_what_a_record_says_is_shown_as_text(
 ) -> None:
     name = "<script>alert(1)</script>"
     await owner.execute("update user_profiles set display_name = $2 where id = $1", patient.profile_id, name)
-    page = (await console.visitor(patient.user_id).get("/")).text
-    assert name not in page
-    assert "&lt;script&gt;" in page
+    shown = (await console.visitor(patient.user_id).get("/")).text
+    assert name not in shown
+    assert "&lt;script&gt;" in shown
 
 
 # -- uploads -----------------------------------------------------------------------------------------------------------
@@ -254,7 +364,7 @@ async def test_an_upload_that_is_refused_says_what_to_do(
         reader,
         patient.profile_id,
     )
-    async with console_app(database, tmp_path, console_max_megabytes=1, console_uploads_per_minute=2) as console:
+    async with console_app(database, tmp_path, console_max_megabytes=1, console_uploads_per_minute=1) as console:
         mine = console.visitor(patient.user_id)
         large = await mine.upload(patient.profile_id, b"x" * 1_000_001)
         assert (large.status, "larger than 1 MB" in large.text) == (413, True)
@@ -369,6 +479,82 @@ async def test_whoever_loses_access_is_told_no_more(
             while (event := await next_event(stream)) != ("document", str(document)):
                 assert "Secret" not in event[1]
     assert (await theirs.get(f"/records/{patient.profile_id}/events")).status == 404
+
+
+# -- uploading ---------------------------------------------------------------------------------------------------------
+
+
+def part_headers(name: str, offset: int, size: int) -> dict[str, str]:
+    return {
+        "X-CSRF-Token": CSRF, "Content-Type": "text/plain", "X-File-Name": "letter.txt", "X-Upload": name,
+        "X-Upload-Offset": str(offset), "X-Upload-Size": str(size),
+    }  # fmt: skip
+
+
+async def test_an_upload_that_was_cut_off_goes_on_where_it_stopped(
+    owner: asyncpg.Connection, patient: Patient, console: ConsoleApp
+) -> None:
+    content = TEXT.encode() * 100
+    mine, theirs = console.visitor(patient.user_id), console.visitor(uuid4())
+    to = f"/records/{patient.profile_id}/documents"
+    first = await mine.post(to, content[:1000], **part_headers("a", 0, len(content)))
+    assert (first.status, first.text) == (200, '{"offset": 1000}')
+    # Whoever does not know how much came is told; another upload, and anybody else's, starts anew.
+    again = await mine.post(to, content[:1000], **part_headers("a", 0, len(content)))
+    assert (again.status, again.text) == (409, '{"offset": 1000}')
+    assert (await mine.post(to, content[1000:], **part_headers("b", 1000, len(content)))).text == '{"offset": 0}'
+    assert (await theirs.post(to, content[1000:], **part_headers("a", 1000, len(content)))).status == 404
+    more = await mine.post(to, content[1000:] + b"more than was said", **part_headers("a", 1000, len(content)))
+    assert (more.status, more.text) == (409, '{"offset": 1000}')
+    last = await mine.post(to, content[1000:], **part_headers("a", 1000, len(content)))
+    assert last.status == 200
+    row = await owner.fetchrow("select storage_path, sha256, status from shell_files")
+    assert row["status"] == "queued"
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert b"".join([chunk async for chunk in console.storage.stream(row["storage_path"])]) == content
+
+
+@pytest.mark.parametrize(("offset", "size"), [("-1", "10"), ("0", "ten"), ("0", "9" * 30), ("0", "0")])
+async def test_a_part_that_makes_no_sense_is_refused(
+    patient: Patient, console: ConsoleApp, offset: str, size: str
+) -> None:
+    headers = {**part_headers("a", 0, 0), "X-Upload-Offset": offset, "X-Upload-Size": size}
+    mine = console.visitor(patient.user_id)
+    assert (await mine.post(f"/records/{patient.profile_id}/documents", b"x", **headers)).status == 400
+
+
+async def test_files_go_to_supabase_storage_with_the_users_own_token(
+    database: Database, owner: asyncpg.Connection, patient: Patient, tmp_path: Path
+) -> None:
+    mine = token(patient.user_id)
+    async with FakeStorage().serving() as storage:
+        storage.users = {mine: "anon"}
+        async with console_app(database, tmp_path, storage_url=storage.url) as console:
+            visitor = console.stranger()
+            visitor.cookies.update({"__Host-chartloom-session": mine, "__Host-chartloom-csrf": CSRF})
+            storage.faults = [Fault(status=503)]
+            to = f"/records/{patient.profile_id}/documents"
+            content = TEXT.encode()
+            away = await visitor.post(to, content, **part_headers("a", 0, len(content)))
+            assert (away.status, "try again" in away.text) == (503, True)
+            # All of it had come: the file itself is not sent again.
+            again = await visitor.post(to, b"", **part_headers("a", len(content), len(content)))
+            assert again.status == 200
+            (path,) = storage.files
+            assert storage.files[path].content == content
+            assert await owner.fetchval("select storage_path from shell_files") == path
+            # The image of a page, by the same rights; without one, the page is drawn from its words.
+            worker = await database.connect("chartloom_ocr")
+            job = await claim(worker, "ocr")
+            image = f"{patient.profile_id}/pages/{job['payload']['run_id']}/1.jpg"
+            await worker.fetchval(
+                "select chartloom.save_ocr_pages($1, $2, $3)", job["job_id"], job["lease_token"],
+                [{**page(TEXT), "image_path": image}],
+            )  # fmt: skip
+            shown = f"/documents/{job['payload']['shell_file_id']}/pages/1/image"
+            assert (await visitor.get(shown)).headers["Content-Type"] == "image/svg+xml"
+            storage.files[image] = Stored(b"\xff\xd8\xff picture", "image/jpeg")
+            assert (await visitor.get(shown)).headers["Content-Type"] == "image/jpeg"
 
 
 # -- signing in --------------------------------------------------------------------------------------------------------

@@ -50,8 +50,16 @@ def test_points_lie_in_the_order_of_their_days_and_what_is_outside_says_so() -> 
 
 
 def test_other_units_are_another_plot_and_a_value_told_twice_is_one_point() -> None:
-    plots = plots_of([result(4.1, "2024-01-01"), result(4.1, "2024-01-01"), result(160, None, unit="mg/L")])
-    assert [(plot.unit, len(plot.points)) for plot in plots] == [("mmol/L", 1), ("mg/L", 1)]
+    plots = plots_of([result(4.1, "2024-01-01"), result(4.1, "2024-01-01"), result(4.2, None, unit="mg/L")])
+    assert {(plot.unit, len(plot.points)) for plot in plots} == {("mmol/L", 1), ("mg/L", 1)}
+
+
+def test_what_is_outside_its_range_comes_first_and_what_has_no_drawing_last() -> None:
+    plots = plots_of([
+        result(60, None, text="Height", reference_range=None), result(4.4, None, text="Potassium"),
+        result(138, None, text="Sodium", reference_range="133 - 146"), result(31, None, text="CRP"),
+    ])  # fmt: skip
+    assert [plot.name for plot in plots] == ["CRP", "Potassium", "Sodium", "Height"]
 
 
 def test_a_page_drawn_from_words_is_well_formed_whatever_they_are() -> None:
@@ -75,7 +83,7 @@ async def test_the_image_that_ocr_kept_is_shown_and_nothing_else_that_lies_there
     ):
         (tmp_path / "patient" / "pages").mkdir(parents=True, exist_ok=True)
         (tmp_path / "patient" / "pages" / "1").write_bytes(content)
-        found, chunks = await page_image(storage, page)
+        found, chunks = await page_image(storage.stream, page)
         assert found == media_type
         assert (b"".join([chunk async for chunk in chunks]) == content) is (media_type != "image/svg+xml")
 

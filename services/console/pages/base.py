@@ -9,15 +9,18 @@ import asyncpg
 from aiohttp import web
 
 from services.console.feed import Feed
+from services.console.files import Files
+from services.console.partials import Partials
 from services.console.rendering import Renderer
+from services.console.reviews import WAITING
 from services.console.sessions import Cookies, Limit, LocalSignIn, SupabaseSignIn, is_operator
 from services.console.settings import ConsoleSettings
 from shared.auth import User, as_user
-from shared.storage import Storage
 
 SETTINGS = web.AppKey("settings", ConsoleSettings)
 POOL = web.AppKey("pool", asyncpg.Pool)
-STORAGE = web.AppKey("storage", Storage)
+FILES: web.AppKey[Files] = web.AppKey("files")
+PARTIALS = web.AppKey("partials", Partials)
 FEED = web.AppKey("feed", Feed)
 RENDERER = web.AppKey("renderer", Renderer)
 SIGN_IN: web.AppKey[LocalSignIn | SupabaseSignIn] = web.AppKey("sign_in")
@@ -25,6 +28,8 @@ COOKIES = web.AppKey("cookies", Cookies)
 UPLOADS = web.AppKey("uploads", Limit)
 
 USER = web.RequestKey("user", User)
+TOKEN = web.RequestKey("token", str)
+"""The user's own, for what is asked of Supabase in their name."""
 CSRF = web.RequestKey("csrf", str)
 
 OPERATOR = "chartloom_operator"
@@ -74,14 +79,16 @@ async def operator_rights(request: web.Request) -> AsyncIterator[asyncpg.pool.Po
 async def read_patient(connection: asyncpg.pool.PoolConnectionProxy, patient_id: UUID) -> dict[str, Any]:
     """The profile with what stands on its tabs. 404 where it is nobody's that asks."""
     row = await connection.fetchrow(
-        """
+        f"""
         select p.id, p.display_name, p.birth_date, chartloom.has_profile_access(p.id, 'write') as may_write,
             (select count(*) from public.shell_files as f where f.patient_id = p.id) as documents,
+            (select count(*) from public.finding_reviews as r where r.patient_id = p.id and {WAITING}) as waiting,
             (
-                select count(*) from public.finding_reviews as r where r.patient_id = p.id and r.status = 'waiting'
-            ) as waiting
+                select count(*) from public.finding_reviews as r
+                where r.patient_id = p.id and r.reason = 'other_person' and r.status = 'waiting'
+            ) as held
         from public.user_profiles as p where p.id = $1
-        """,
+        """,  # noqa: S608 - a constant
         patient_id,
     )
     if row is None:

@@ -13,8 +13,8 @@ from .base import id_of, read_patient, rights_of, show
 
 _TIMELINE = """
 select t.event_date, t.title, t.event_ids, cardinality(t.shell_file_ids) as documents,
-    e.id, e.kind, e.assertion, e.subject, e.page, e.shell_file_id, e.review, to_jsonb(e) -> 'uncertain' as uncertain,
-    f.file_name
+    e.id, e.kind, e.assertion, e.subject, e.page, e.shell_file_id, e.review, f.file_name,
+    e.uncertain or jsonb_path_exists(e.attributes, '$.*.uncertain ? (@ == true)') as uncertain
 from public.patient_timeline as t
 cross join lateral (
     select e.* from public.patient_clinical_events as e where e.id = any(t.event_ids)
@@ -26,7 +26,7 @@ order by t.sort_key desc nulls last, t.event_date desc, t.position
 """
 _RESULTS = """
 select e.id, e.text, e.page, e.shell_file_id, o.value_text, o.value_number, o.unit, o.reference_range, o.flag,
-    o.observed_on, f.file_name, to_jsonb(e) -> 'uncertain' as uncertain
+    o.observed_on, f.file_name, (e.uncertain or o.is_uncertain) and e.review is null as uncertain
 from public.patient_observations as o
 join public.patient_clinical_events as e on e.id = o.event_id
 join public.shell_files as f on f.id = e.shell_file_id

@@ -4,18 +4,18 @@ from datetime import date
 
 from aiohttp import web
 
+from services.console.reviews import WAITING
+
 from .base import USER, go_to, rights_of, show
 
-_RECORDS = """
+_RECORDS = f"""
 select p.id, p.display_name, p.birth_date, p.created_at, p.owner_user_id = $1 as is_own,
     (select count(*) from public.shell_files as f where f.patient_id = p.id) as documents,
     (select max(f.created_at) from public.shell_files as f where f.patient_id = p.id) as latest,
-    (
-        select count(*) from public.finding_reviews as r where r.patient_id = p.id and r.status = 'waiting'
-    ) as waiting
+    (select count(*) from public.finding_reviews as r where r.patient_id = p.id and {WAITING}) as waiting
 from public.user_profiles as p
 order by latest desc nulls last, p.created_at desc limit 200
-"""
+"""  # noqa: S608 - a constant
 
 
 async def records(request: web.Request) -> web.StreamResponse:

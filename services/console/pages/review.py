@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 from aiohttp import web
 
-from services.console.facts import read_page, waiting_reviews
+from services.console.facts import read_page
+from services.console.reviews import waiting_reviews
 
 from .base import FEED, USER, go_to, id_of, not_found, read_patient, rights_of, show
 
@@ -104,6 +105,9 @@ async def _place(
     connection: asyncpg.pool.PoolConnectionProxy, finding: asyncpg.Record, fields: dict[str, str]
 ) -> dict[str, int]:
     """Where the words are that the reader copied from the page."""
+    claimed = (finding["claim"] or {}).get("place")
+    if claimed and fields.get("quote") == claimed["quote"] and fields.get("page") == str(claimed["page"]):
+        return {name: claimed[name] for name in ("page", "start", "end")}
     quote, number = " ".join(fields.get("quote", "").split()), fields.get("page", "")
     page = (
         await read_page(connection, finding["shell_file_id"], int(number))

@@ -2,17 +2,19 @@
 
 import json
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 from aiohttp import web
 
-from services.console.facts import confidence, facts_of_page, is_unsure, read_page
+from services.console.facts import confidence, facts_of_page, is_unsure, is_unsure_fact, read_page
 from services.console.page_image import page_image
+from services.console.reviews import identity_review
 from services.console.waterfall import waterfall
 
-from .base import SETTINGS, STORAGE, go_to, id_of, not_found, number_of, read_patient, rights_of, show
+from .base import FILES, SETTINGS, TOKEN, go_to, id_of, not_found, number_of, read_patient, rights_of, show
 
 MOST_PAGES = 100_000
 
@@ -22,9 +24,14 @@ select f.id, f.patient_id, f.file_name, f.mime_type, f.size_bytes, f.status, f.p
     (select coalesce(max(p.page), 0) from public.ocr_pages as p where p.shell_file_id = f.id) as pages,
     (
         select array_agg(distinct e.page order by e.page) from public.patient_clinical_events as e
-        where e.shell_file_id = f.id and e.superseded_at is null
+        where e.shell_file_id = f.id and e.superseded_by_run_id is null
     ) as pages_with_facts
 from public.shell_files as f where f.id = $1
+"""
+_VERDICT = """
+select v.decision, v.reason, v.file_kind, v.is_encrypted, v.findings, v.antivirus, v.antivirus_signature, v.scanned_at
+from public.scan_verdicts as v join public.shell_files as f on f.current_run_id = v.run_id
+where f.id = $1
 """
 
 
@@ -44,9 +51,10 @@ async def page(request: web.Request) -> web.StreamResponse:
         if found is None:
             raise not_found()
         facts = await facts_of_page(connection, document_id, number)
+        identity = await identity_review(connection, document_id)
     for fact in facts:
         fact["confidence"] = confidence(found, fact["char_start"], fact["char_end"])
-        fact["is_unsure"] = fact["uncertain"] or (fact["confidence"] or 1) < 0.6
+        fact["is_unsure"] = is_unsure_fact(fact, found)
     with_facts = document["pages_with_facts"] or []
     return show(
         request,
@@ -56,11 +64,11 @@ async def page(request: web.Request) -> web.StreamResponse:
         document=document,
         page=found,
         facts=facts,
+        identity=identity,
         unsure=[word for word in found["words"] if is_unsure(word)],
         words=_words(found),
         next_page=next((other for other in with_facts if other > number), None),
         previous_page=next((other for other in reversed(with_facts) if other < number), None),
-        tables=found.get("tables") or [],
     )
 
 
@@ -70,7 +78,7 @@ async def image(request: web.Request) -> web.StreamResponse:
         found = await read_page(connection, document_id, number)
     if found is None:
         raise not_found()
-    media_type, chunks = await page_image(request.app[STORAGE], found)
+    media_type, chunks = await page_image(partial(request.app[FILES].stream, request[TOKEN]), found)
     response = web.StreamResponse(headers={"Content-Type": media_type})
     await response.prepare(request)
     async for chunk in chunks:
@@ -84,6 +92,7 @@ async def way(request: web.Request) -> web.StreamResponse:
     async with rights_of(request) as connection:
         document = await _read(connection, document_id)
         patient = await read_patient(connection, document["patient_id"])
+        verdict = await connection.fetchrow(_VERDICT, document_id)
         jobs = [
             {**row, "errors": [_with_times(error) for error in row["errors"]]}
             for row in await connection.fetch("select * from chartloom.document_jobs($1)", document_id)
@@ -95,6 +104,7 @@ async def way(request: web.Request) -> web.StreamResponse:
         patient=patient,
         tab="documents",
         document=document,
+        verdict=verdict,
         waterfall=waterfall(jobs, document["uploaded_at"], document["now"]),
         trace_url=trace_url.replace("{trace_id}", document["trace_id"]) if trace_url else None,
     )

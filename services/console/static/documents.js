@@ -56,18 +56,78 @@ document.addEventListener("visibilitychange", listen);
 
 // -- uploading ----------------------------------------------------------------------------------------------------------
 
-function send(file) {
+const PART_BYTES = 4 << 20;
+const LONGEST_PAUSE_MS = 15_000;
+// A line that is down for longer than some two minutes: somebody says when to go on.
+const TRIES = 12;
+const PASSING = [0, 502, 503, 504];
+
+// One part; what it came to, or status 0 where the line was cut.
+function post(file, name, offset, onProgress) {
+  return new Promise((done) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", drop.dataset.to);
+    request.setRequestHeader("X-CSRF-Token", csrf);
+    request.setRequestHeader("X-File-Name", encodeURIComponent(file.name));
+    request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+    request.setRequestHeader("X-Upload", name);
+    request.setRequestHeader("X-Upload-Offset", offset);
+    request.setRequestHeader("X-Upload-Size", file.size);
+    request.upload.addEventListener("progress", (event) => onProgress(offset + event.loaded));
+    request.addEventListener("load", () => {
+      let answer = {};
+      try { answer = JSON.parse(request.responseText); } catch { /* a proxy's page */ }
+      done({ status: request.status, ...answer });
+    });
+    request.addEventListener("error", () => done({ status: 0 }));
+    request.send(file.slice(offset, offset + PART_BYTES));
+  });
+}
+
+// Until the network is there again, or so long.
+function pause(milliseconds) {
+  return new Promise((done) => {
+    const timer = setTimeout(go, milliseconds);
+    addEventListener("online", go);
+    function go() {
+      clearTimeout(timer);
+      removeEventListener("online", go);
+      done();
+    }
+  });
+}
+
+// Part after part. After a cut the server says how much of the file it has, and the rest follows.
+async function transfer(file, name, { onProgress, onCut }) {
+  let offset = 0;
+  let cuts = 0;
+  for (;;) {
+    const answer = await post(file, name, offset, onProgress);
+    if (answer.offset !== undefined) {
+      if (answer.offset > offset) cuts = 0;
+      offset = answer.offset;
+    } else if (PASSING.includes(answer.status) && cuts < TRIES) {
+      cuts += 1;
+      onCut();
+      await pause(Math.min(500 * 2 ** cuts, LONGEST_PAUSE_MS));
+    } else {
+      return answer;
+    }
+  }
+}
+
+async function send(file, name) {
   const row = document.createElement("li");
   row.className = "upload";
-  const name = document.createElement("strong");
-  name.textContent = file.name;
+  const title = document.createElement("strong");
+  title.textContent = file.name;
   const state = document.createElement("span");
   state.textContent = "sending";
   const bar = document.createElement("progress");
   bar.max = 1;
   bar.value = 0;
   bar.setAttribute("aria-label", `Sending ${file.name}`);
-  row.append(name, state, bar);
+  row.append(title, state, bar);
   uploads.append(row);
 
   function fail(message, again) {
@@ -82,7 +142,7 @@ function send(file) {
     buttons.className = "buttons";
     const retry = document.createElement("button");
     retry.textContent = "Try again";
-    retry.addEventListener("click", () => { row.remove(); queue(file); });
+    retry.addEventListener("click", () => { row.remove(); queue(file, name); });
     const forget = document.createElement("button");
     forget.className = "quiet";
     forget.textContent = "Leave it";
@@ -91,47 +151,38 @@ function send(file) {
     row.append(buttons);
   }
 
-  return new Promise((done) => {
-    if (file.size > drop.dataset.most * 1e6) {
-      fail(`The file is larger than ${drop.dataset.most} MB: send it in parts.`, false);
-      return done();
-    }
-    const request = new XMLHttpRequest();
-    request.open("POST", drop.dataset.to);
-    request.setRequestHeader("X-CSRF-Token", csrf);
-    request.setRequestHeader("X-File-Name", encodeURIComponent(file.name));
-    request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
-    request.upload.addEventListener("progress", (event) => { bar.value = event.loaded / (event.total || 1); });
-    request.addEventListener("load", () => {
-      let answer = {};
-      try { answer = JSON.parse(request.responseText); } catch { /* a proxy's page */ }
-      if (request.status !== 200) {
-        fail(answer.problem ?? "It was not taken. Load the page again, then try again.", request.status >= 429);
-      } else if (answer.known) {
-        bar.remove();
-        state.textContent = "is here already";
-      } else {
-        row.remove();
-        told.textContent = `${file.name} was sent`;
-      }
-      done();
-    });
-    request.addEventListener("error", () => { fail("The connection was cut. What was sent before is safe.", true); done(); });
-    request.send(file);
+  if (file.size > drop.dataset.most * 1e6) {
+    fail(`The file is larger than ${drop.dataset.most} MB: send it in parts.`, false);
+    return;
+  }
+  const answer = await transfer(file, name, {
+    onProgress: (sent) => { state.textContent = "sending"; bar.value = sent / (file.size || 1); },
+    onCut: () => { state.textContent = "the connection was cut; it goes on by itself"; },
   });
+  if (answer.status === 0) {
+    fail("The connection was cut. What was sent is kept for an hour: try again to go on.", true);
+  } else if (answer.status !== 200) {
+    fail(answer.problem ?? "It was not taken. Load the page again, then try again.", answer.status >= 429);
+  } else if (answer.known) {
+    bar.remove();
+    state.textContent = "is here already";
+  } else {
+    row.remove();
+    told.textContent = `${file.name} was sent`;
+  }
 }
 
 // Three at a time: a phone's network has no more to give.
 const waiting = [];
 let sending = 0;
-function queue(file) {
-  waiting.push(file);
+function queue(file, name = crypto.randomUUID()) {
+  waiting.push([file, name]);
   go();
 }
 async function go() {
   if (sending >= 3 || !waiting.length) return;
   sending += 1;
-  await send(waiting.shift());
+  await send(...waiting.shift());
   sending -= 1;
   go();
 }

@@ -13,6 +13,7 @@ for (const form of document.querySelectorAll("form.decision")) prepare(form);
 // -- choosing a finding -------------------------------------------------------------------------------------------------
 
 let active = null;
+let zoom = 1;
 function choose(fact, { focus = true, scroll = true } = {}) {
   if (active === fact) return;
   for (const other of [active, active && marks.get(active.dataset.fact)]) other?.classList.remove("active");
@@ -23,10 +24,19 @@ function choose(fact, { focus = true, scroll = true } = {}) {
   mark.classList.add("active");
   // The last drawn is on top.
   sheet.insertBefore(mark, document.getElementById("word"));
-  if (scroll) show(mark);
+  if (scroll) {
+    enlarge(mark);
+    show(mark);
+  }
   if (focus) fact.focus({ preventScroll: true });
   fact.scrollIntoView({ block: "nearest" });
   history.replaceState(null, "", `#fact-${fact.dataset.fact}`);
+}
+// On a phone the whole page is too small to read: its words are made so large that they can be.
+const LEGIBLE = 11;
+function enlarge(mark) {
+  const line = mark.querySelector("rect").getBoundingClientRect().height / zoom;
+  if (frame.clientWidth < 600 && line * zoom < LEGIBLE) zoomTo(LEGIBLE / line);
 }
 function show(mark) {
   const inner = mark.getBoundingClientRect();
@@ -87,7 +97,6 @@ sheet.addEventListener("click", (event) => {
 
 // -- zoom ---------------------------------------------------------------------------------------------------------------
 
-let zoom = 1;
 function zoomTo(wanted) {
   const before = zoom;
   zoom = Math.min(Math.max(wanted, 1), 6);
