@@ -85,8 +85,9 @@ async def test_a_worker_that_is_told_to_stop_under_load(
     assert await owner.fetch("select distinct retry_count, lease_losses from chartloom.job_history") == [(0, 0)]
     ends = ends_of_attempts(tmp_path)
     assert len(ends) == await owner.fetchval("select count(*) from chartloom.job_history")
-    # What was finished was not done again, and what was done again had been handed back.
-    assert {count["completed"] for count in ends.values()} == {1}
+    # What was finished was not done again, and what was done again had been handed back. Of what Postgres commits for a
+    # process that has just ended, nobody writes.
+    assert max(count["completed"] for count in ends.values()) == 1
     others = sum((count - Counter(completed=1) for count in ends.values()), Counter())
     assert set(others) == (set() if way == "finishes what it has in hand" else {"released"})
 
