@@ -1,5 +1,7 @@
 """``python -m services.ocr``: claims ``ocr`` and ``ocr_pages`` jobs until told to stop."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigurationError
@@ -28,6 +30,8 @@ def main() -> None:
         exit_misconfigured(error)
 
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
+        folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", ignore_cleanup_errors=True)
+        fork_server = sandbox.fork_server(Path(folder.name))
         reader = DocumentReader(
             renderer=settings.ocr_renderer,
             engine=settings.ocr_engine,
@@ -36,13 +40,18 @@ def main() -> None:
             sandbox=sandbox,
             remote=RateLimited(remote, pool=runtime.pool, key=settings.ocr_engine) if remote else None,
             with_images=settings.ocr_page_images,
+            fork_server=fork_server,
         )
         documents = OpenDocuments(
             storage=storage,
             reader=reader,
             max_bytes=settings.limits.max_bytes,
             limit=settings.page_children,
+            folder=Path(folder.name),
         )
+        runtime.closing.callback(folder.cleanup)
+        if fork_server is not None:
+            runtime.closing.push_async_callback(fork_server.close)
         runtime.closing.push_async_callback(storage.close)
         runtime.closing.push_async_callback(documents.close)
         handler = OcrHandler(pool=runtime.pool, storage=storage, documents=documents, scanner=scanner)

@@ -125,8 +125,12 @@ class _Idle(NamedTuple):
 class OpenDocuments:
     """At most ``limit`` documents are open, in hand or waiting for their next job."""
 
-    def __init__(self, *, storage: Storage, reader: DocumentReader, max_bytes: int, limit: int) -> None:
+    def __init__(
+        self, *, storage: Storage, reader: DocumentReader, max_bytes: int, limit: int, folder: Path | None = None
+    ) -> None:
+        """``folder``: where uploads are while they are open."""
         self._storage = storage
+        self._folder = folder
         self._reader = reader
         self._max_bytes = max_bytes
         self._limit = limit
@@ -203,7 +207,7 @@ class OpenDocuments:
     async def _hold_file(self, upload: Upload) -> Path:
         path = upload.storage_path
         if path not in self._files:
-            folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", ignore_cleanup_errors=True)
+            folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", dir=self._folder, ignore_cleanup_errors=True)
             download = asyncio.create_task(self._download(upload, Path(folder.name) / "upload"))
             self._files[path] = _File(download, folder)
         file = self._files[path]

@@ -9,6 +9,7 @@ from shared.contract.pages import Cell, Page, Word
 from shared.errors import ConfigurationError, TransientError
 
 from .child import Child, ChildKilledError, confined_child
+from .forked import ForkServer
 from .limits import MIB, ReaderLimits
 from .page_protocol import Engine, Open, Opened, PageRead, Read, Recognise, Renderer, Words
 from .refusal import Refusal, as_error
@@ -91,8 +92,10 @@ class DocumentReader:
         sandbox: Sandbox | None = None,
         remote: RemoteEngine | None = None,
         with_images: bool = False,
+        fork_server: ForkServer | None = None,
     ) -> None:
-        """``remote`` reads for the engine ``google``, which the child can't reach.
+        """``fork_server`` starts the children of documents in its folder. ``remote`` reads for the engine ``google``,
+        which the child can't reach.
 
         Raises ``ConfigurationError`` where a program that the renderer or the engine runs isn't installed.
         """
@@ -108,6 +111,7 @@ class DocumentReader:
         self._tesseract_command = tesseract_command
         self._remote = remote
         self._with_images = with_images
+        self._fork_server = fork_server
 
     async def read(self, path: Path, *, on_page: Callable[[int, int], None] | None = None) -> list[Page]:
         """All pages in order; ``on_page(done, total)`` after each. Raises what ``open`` does."""
@@ -185,6 +189,7 @@ class DocumentReader:
             # The largest file that it writes is a page in PGM, a byte a pixel, for a program.
             largest_file=int(self._limits.max_page_pixels * _EXPANSION) + MIB if self._programs else 0,
             programs=self._programs,
+            fork_server=self._fork_server,
         )
 
     def _check(self, page: Page, number: int) -> None:

@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError
 
 from . import landlock, seccomp
 from .confinement import Restrictions
+from .forked import ForkServer
 
 Confinement = Literal["auto", "builtin", "required"]
 
@@ -26,6 +27,9 @@ _OF_EVERY_PROCESS = ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/self", "/p
 
 _SPARE_TASKS = 32
 """What a child may start: a decoder's threads, or the three programs of a page. More is a fork bomb."""
+
+_PYTHON = (sys.executable, "-B", "-m")
+"""-B: no compiled file is written."""
 
 _ISOLATED = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
 _OWN_KERNEL_FILES = ("--proc", "/proc", "--dev", "/dev")
@@ -81,20 +85,43 @@ class Sandbox:
 
     def command(self, wanted: Wanted) -> list[str]:
         """The child's command line; its last argument are the restrictions that it puts on itself."""
-        programs = [str(Path(found).resolve().parent) for name in wanted.programs if (found := shutil.which(name))]
-        restrictions = Restrictions(
+        python = [*_PYTHON, wanted.module, self.restrictions(wanted).model_dump_json()]
+        bound = "--bind" if wanted.programs else "--ro-bind"
+        return self._isolated(
+            python,
+            ("--ro-bind", str(wanted.document), str(wanted.document)),
+            (bound, str(wanted.scratch), str(wanted.scratch)),
+            programs=_folders(wanted.programs),
+        )
+
+    def restrictions(self, wanted: Wanted) -> Restrictions:
+        """What a child puts on itself."""
+        return Restrictions(
             parent=None if self._bubblewrap else os.getpid(),
             memory_bytes=wanted.memory_bytes,
             largest_file=wanted.largest_file,
             allow_programs=bool(wanted.programs),
             tasks=_tasks_of_this_account() + _SPARE_TASKS,
-            readable=(*_CODE, *_SYSTEM, *programs, *_OF_EVERY_PROCESS, str(wanted.document)),
+            readable=(*_CODE, *_SYSTEM, *_folders(wanted.programs), *_OF_EVERY_PROCESS, str(wanted.document)),
             writable=("/dev/null", str(wanted.scratch)) if wanted.programs else ("/dev/null",),
             has_landlock=self._has_landlock,
             has_seccomp=self._has_seccomp,
         )
-        # -B: no compiled file is written.
-        python = [sys.executable, "-B", "-m", wanted.module, restrictions.model_dump_json()]
+
+    def fork_server(self, documents: Path) -> ForkServer | None:
+        """Who starts children for the documents of a folder. None where they would be confined less by it.
+
+        Bubblewrap shows its children the whole folder: each document is a child's own by Landlock alone.
+        """
+        if (self._bubblewrap is not None and not self._has_landlock) or not hasattr(os, "pidfd_open"):
+            return None
+        command = self._isolated(
+            [*_PYTHON, "services.ocr.fork_server"], ("--ro-bind", str(documents), str(documents)), programs=[]
+        )
+        return ForkServer(command, documents=documents, folder=_ROOT, environment=self.environment(documents))
+
+    def _isolated(self, python: list[str], *binds: tuple[str, str, str], programs: Sequence[str]) -> list[str]:
+        """The command in namespaces of its own, where there are such."""
         if self._bubblewrap is None:
             return python
         seen = [word for path in dict.fromkeys((*_CODE, *_SYSTEM, *programs)) for word in ("--ro-bind-try", path, path)]
@@ -104,8 +131,7 @@ class Sandbox:
             *("--tmpfs", "/tmp"),  # noqa: S108 - the child's own, and empty
             *seen,
             *_OWN_KERNEL_FILES,
-            *("--ro-bind", str(wanted.document), str(wanted.document)),
-            *("--bind" if wanted.programs else "--ro-bind", str(wanted.scratch), str(wanted.scratch)),
+            *(word for bind in binds for word in bind),
             *("--chdir", str(_ROOT)),
             "--",
             *python,
@@ -128,6 +154,10 @@ class Sandbox:
     def folder(self) -> Path:
         """Where children start."""
         return _ROOT
+
+
+def _folders(programs: Sequence[str]) -> list[str]:
+    return [str(Path(found).resolve().parent) for name in programs if (found := shutil.which(name))]
 
 
 @functools.cache

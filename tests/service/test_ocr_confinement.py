@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.ocr import landlock, memory, sandbox, seccomp
 from services.ocr.child import confined_child
+from services.ocr.forked import ForkServer
 from services.ocr.limits import MIB
 from services.ocr.refusal import Refusal
 from services.ocr.sandbox import Confinement, Sandbox
@@ -25,16 +26,31 @@ MEMORY = 200 * MIB
 
 
 @asynccontextmanager
-async def probing(confinement: Confinement, document: Path, programs: tuple[str, ...] = ()) -> AsyncIterator[Attempt]:
+async def probing(
+    confinement: Confinement, document: Path, programs: tuple[str, ...] = (), *, is_forked: bool = False
+) -> AsyncIterator[Attempt]:
     """Asks a confined child to try something."""
     document.write_bytes(b"of this patient")
+    sandbox = Sandbox(confinement)
+    async with AsyncExitStack() as stack:
+        fork_server = sandbox.fork_server(document.parent) if is_forked else None
+        if fork_server is not None:
+            stack.push_async_callback(fork_server.close)
+        yield await stack.enter_async_context(_probing(sandbox, document, programs, fork_server))
+
+
+@asynccontextmanager
+async def _probing(
+    sandbox: Sandbox, document: Path, programs: tuple[str, ...], fork_server: ForkServer | None
+) -> AsyncIterator[Attempt]:
     async with confined_child(
-        Sandbox(confinement),
+        sandbox,
         "tests.service.confined_probe",
         document,
         memory_bytes=MEMORY,
         largest_file=MIB if programs else 0,
         programs=programs,
+        fork_server=fork_server,
     ) as child:
 
         async def ask(what: str, argument: object = "") -> str:
@@ -53,9 +69,9 @@ def confinement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return found
 
 
-@pytest.fixture
-async def attempt(confinement: Confinement, tmp_path: Path) -> AsyncIterator[Attempt]:
-    async with probing(confinement, tmp_path / "document") as ask:
+@pytest.fixture(params=[False, True], ids=["started", "forked"])
+async def attempt(confinement: Confinement, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Attempt]:
+    async with probing(confinement, tmp_path / "document", is_forked=request.param) as ask:
         yield ask
 
 
