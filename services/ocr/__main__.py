@@ -31,7 +31,7 @@ def main() -> None:
 
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
         folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", ignore_cleanup_errors=True)
-        fork_server = sandbox.fork_server(Path(folder.name))
+        fork_server = sandbox.fork_server(Path(folder.name), engine=settings.ocr_engine)
         reader = DocumentReader(
             renderer=settings.ocr_renderer,
             engine=settings.ocr_engine,

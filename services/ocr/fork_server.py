@@ -1,7 +1,7 @@
 """The process that children are forked from: it has imported what they need, and never sees a byte of a document.
 
-Run as ``python -m services.ocr.fork_server``, with its half of a socket pair as standard input. A child that starts by
-itself spends half a second on imports, twenty times what reading a digital page takes.
+Run as ``python -m services.ocr.fork_server ENGINE``, with its half of a socket pair as standard input. A child that
+starts by itself spends half a second on imports, twenty times what reading a digital page takes.
 """
 
 import gc
@@ -23,7 +23,7 @@ _FIRST_OF_OTHERS = 3
 
 def main() -> None:
     protect_from_children()
-    import_libraries()
+    import_libraries(sys.argv[1])
     control = socket.socket(fileno=os.dup(0))
     _to_nowhere(0)
     _to_nowhere(1)
@@ -53,11 +53,13 @@ def main() -> None:
                     control.send(_message(number=number, status=os.waitstatus_to_exitcode(status)))
 
 
-def import_libraries() -> None:
+def import_libraries(engine: str) -> None:
     """What reads what people send; nothing of it starts a thread, which no fork would take along."""
     environment = dict(os.environ)
     for module in ("services.ocr.page_process", "services.ocr.document", "services.ocr.scan.inspection"):
         importlib.import_module(module)
+    if engine == "tesserocr":
+        importlib.import_module("services.ocr.recognise").tesserocr_recogniser()
     # OpenCV adds to it.
     os.environ.clear()
     os.environ.update(environment)

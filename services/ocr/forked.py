@@ -36,9 +36,13 @@ class ForkedProcess:
         if not self._status.done():
             self._status.set_result(status)
 
-    def close(self) -> None:
+    def abandon(self) -> None:
+        """Nothing is asked of it any more."""
         if not self.stdin.is_closing():
             self.stdin.transport.abort()
+
+    def close(self) -> None:
+        self.abandon()
         os.close(self.handle.result())
 
 
@@ -58,7 +62,13 @@ class ForkServer:
         self._children: dict[int, ForkedProcess] = {}
 
     async def fork(self, module: str, restrictions: Restrictions) -> ForkedProcess:
-        """A child that runs ``module``. Raises OSError where the server can't be had."""
+        """A child that runs ``module``. Raises OSError where no server can be had."""
+        try:
+            return await self._ask(module, restrictions)
+        except ConnectionError:  # it died with the question in hand
+            return await self._ask(module, restrictions)
+
+    async def _ask(self, module: str, restrictions: Restrictions) -> ForkedProcess:
         async with self._starting:
             control = self._control or await self._start()
         self._number += 1
@@ -70,7 +80,7 @@ class ForkServer:
             socket.send_fds(control, [json.dumps(asked).encode()], [its_stdin, its_stdout])
             await asyncio.shield(child.handle)
         except BaseException:
-            child.stdin.transport.abort()
+            child.abandon()
             # Where it comes after all, nobody wants it any more.
             child.handle.add_done_callback(_end)
             raise

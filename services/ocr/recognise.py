@@ -4,6 +4,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -98,7 +99,13 @@ def make_recogniser(engine: Engine, tesseract_command: str | None, ask: AskParen
     if engine == "google":
         assert ask is not None
         return RemoteRecogniser(engine, ask)
-    return TesserocrRecogniser() if engine == "tesserocr" else PytesseractRecogniser(tesseract_command)
+    return tesserocr_recogniser() if engine == "tesserocr" else PytesseractRecogniser(tesseract_command)
+
+
+@cache
+def tesserocr_recogniser() -> "TesserocrRecogniser":
+    """One a process; children inherit the fork server's, models and all."""
+    return TesserocrRecogniser()
 
 
 def tessdata_folder() -> Path:

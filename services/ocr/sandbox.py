@@ -108,15 +108,16 @@ class Sandbox:
             has_seccomp=self._has_seccomp,
         )
 
-    def fork_server(self, documents: Path) -> ForkServer | None:
-        """Who starts children for the documents of a folder. None where they would be confined less by it.
+    def fork_server(self, documents: Path, *, engine: str) -> ForkServer | None:
+        """Who starts children for the documents of a folder, ``engine`` at hand.
 
-        Bubblewrap shows its children the whole folder: each document is a child's own by Landlock alone.
+        None where they would be confined less by it: bubblewrap shows them the whole folder, so that Landlock alone
+        keeps a child to its own document.
         """
         if (self._bubblewrap is not None and not self._has_landlock) or not hasattr(os, "pidfd_open"):
             return None
         command = self._isolated(
-            [*_PYTHON, "services.ocr.fork_server"], ("--ro-bind", str(documents), str(documents)), programs=[]
+            [*_PYTHON, "services.ocr.fork_server", engine], ("--ro-bind", str(documents), str(documents)), programs=[]
         )
         return ForkServer(command, documents=documents, folder=_ROOT, environment=self.environment(documents))
 

@@ -5,10 +5,12 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import asyncpg
 
+from services.ocr.forked import ForkServer
 from services.ocr.handler import OcrHandler
 from services.ocr.open_documents import KeptDocument, OpenDocuments
 from services.ocr.reader import DocumentReader, ReaderLimits
@@ -25,7 +27,9 @@ from tests.users import upload
 from tests.waiting import until
 
 
-def make_reader(limits: ReaderLimits | None = None, sandbox: Sandbox | None = None) -> DocumentReader:
+def make_reader(
+    limits: ReaderLimits | None = None, sandbox: Sandbox | None = None, fork_server: ForkServer | None = None
+) -> DocumentReader:
     return DocumentReader(
         renderer="pypdfium2",
         engine="tesserocr",
@@ -33,6 +37,7 @@ def make_reader(limits: ReaderLimits | None = None, sandbox: Sandbox | None = No
         tesseract_command=None,
         sandbox=sandbox,
         with_images=True,
+        fork_server=fork_server,
     )
 
 
@@ -54,7 +59,15 @@ async def service(
     url = database.url("chartloom_ocr")
     settings = ServiceSettings(database_url=url, worker_id="ocr", worker_concurrency=concurrency, poll_seconds=0.2)
     pool = await open_pool(url, size=4, application_name="ocr under test")
-    documents = OpenDocuments(storage=storage, reader=reader or make_reader(), max_bytes=1 << 20, limit=concurrency)
+    folder = TemporaryDirectory(prefix="chartloom-ocr-test-")
+    fork_server = Sandbox("auto").fork_server(Path(folder.name), engine="tesserocr")
+    documents = OpenDocuments(
+        storage=storage,
+        reader=reader or make_reader(fork_server=fork_server),
+        max_bytes=1 << 20,
+        limit=concurrency,
+        folder=Path(folder.name),
+    )
     scanner = Scanner(policy=dict(DEFAULT_POLICY), antivirus=None)
     handlers = OcrHandler(pool=pool, storage=storage, documents=documents, scanner=scanner).handlers()
     topics = [handler.job_type for handler in handlers]
@@ -77,6 +90,9 @@ async def service(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await documents.close()
+        if fork_server is not None:
+            await fork_server.close()
+        folder.cleanup()
         pool.terminate()
 
 

@@ -1,0 +1,136 @@
+"""Children of the fork server end as children that start by themselves do, and so does the server."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.ocr.forked import ForkedProcess, ForkServer
+from services.ocr.open_documents import KeptDocument
+from services.ocr.reader import ReaderKilledError, ReaderLimits
+from services.ocr.sandbox import Confinement, Sandbox
+from shared.errors import TerminalError
+from tests.waiting import until_true
+
+from .ocr_documents import SAMPLES, endless_pdf
+from .ocr_service import make_reader
+
+
+@pytest.fixture(params=["builtin", "auto"])
+async def fork_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ForkServer]:
+    confinement: Confinement = request.param
+    server = Sandbox(confinement).fork_server(tmp_path, engine="tesserocr")
+    assert server is not None
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> list[ForkedProcess]:
+    """The children, in order."""
+    children: list[ForkedProcess] = []
+    fork = ForkServer.fork
+
+    async def spy(self: ForkServer, *arguments: object) -> ForkedProcess:
+        children.append(await fork(self, *arguments))  # type: ignore[arg-type]
+        return children[-1]
+
+    monkeypatch.setattr(ForkServer, "fork", spy)
+    return children
+
+
+@pytest.fixture
+def letter(tmp_path: Path) -> Path:
+    return Path(shutil.copy(SAMPLES / "discharge-letter.pdf", tmp_path / "upload"))
+
+
+def pid_of(server: ForkServer) -> int:
+    assert server._process is not None
+    return server._process.pid
+
+
+async def test_a_document_is_read_by_a_child_of_its_own(
+    fork_server: ForkServer, forked: list[ForkedProcess], letter: Path
+) -> None:
+    for _ in range(2):
+        document = KeptDocument(make_reader(fork_server=fork_server), letter)
+        assert (await document.inspect()).pages == 2
+        assert "Discharge" in (await document.read(1)).page.text
+        await document.close()
+    assert len(forked) == 2
+    assert [await child.wait() for child in forked] == [-signal.SIGKILL] * 2
+
+
+async def test_a_child_that_is_killed_is_replaced(
+    fork_server: ForkServer, forked: list[ForkedProcess], letter: Path
+) -> None:
+    document = KeptDocument(make_reader(fork_server=fork_server), letter)
+    await document.read(1)
+    forked[0].kill()
+    assert (await document.read(2)).page.page == 2
+    assert len(forked) == 2
+    await document.close()
+
+
+async def test_a_server_that_is_killed_takes_its_children_along_and_is_replaced(
+    fork_server: ForkServer, forked: list[ForkedProcess], letter: Path
+) -> None:
+    document = KeptDocument(make_reader(fork_server=fork_server), letter)
+    await document.read(1)
+    os.killpg(pid_of(fork_server), signal.SIGKILL)
+    assert (await document.read(2)).page.page == 2
+    assert await forked[0].wait() == -signal.SIGKILL
+    await document.close()
+
+
+async def test_a_server_that_dies_while_it_is_asked_costs_the_document_an_attempt(
+    fork_server: ForkServer, letter: Path
+) -> None:
+    reader = make_reader(fork_server=fork_server)
+    document = KeptDocument(reader, letter)
+    await document.read(1)
+    await document.close()
+    os.killpg(pid_of(fork_server), signal.SIGSTOP)
+    reading = asyncio.create_task(document.read(1))
+    await until_true(lambda: bool(fork_server._children), what="the question")
+    os.killpg(pid_of(fork_server), signal.SIGKILL)
+    assert (await reading).page.page == 1
+    await document.close()
+
+
+async def test_a_page_that_takes_too_long_ends_its_child_alone(
+    fork_server: ForkServer, forked: list[ForkedProcess], tmp_path: Path, letter: Path
+) -> None:
+    endless = tmp_path / "endless"
+    endless.write_bytes(endless_pdf())
+    with pytest.raises(TerminalError) as caught:
+        await make_reader(ReaderLimits(page_seconds=2), fork_server=fork_server).read(endless)
+    assert caught.value.code == "page_timed_out"
+    assert await forked[0].wait() in (-signal.SIGKILL, -signal.SIGXCPU)
+    assert len(await make_reader(fork_server=fork_server).read(letter)) == 2
+
+
+async def test_a_document_elsewhere_has_a_process_of_its_own(
+    fork_server: ForkServer, forked: list[ForkedProcess]
+) -> None:
+    assert len(await make_reader(fork_server=fork_server).read(SAMPLES / "discharge-letter.pdf")) == 2
+    assert forked == []
+
+
+async def test_nothing_is_left_of_a_server_that_was_closed(
+    fork_server: ForkServer, forked: list[ForkedProcess], letter: Path
+) -> None:
+    document = KeptDocument(make_reader(fork_server=fork_server), letter)
+    await document.open()
+    pid = pid_of(fork_server)
+    await fork_server.close()
+    assert await forked[0].wait() == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+    with pytest.raises(ReaderKilledError):
+        await (await document._begin()).open()
+    await document.close()
