@@ -102,7 +102,7 @@ def test_digital_pages_come_from_the_text_layer_and_scans_from_recognition() -> 
 def test_text_layer_boxes_are_on_the_ink() -> None:
     path = SAMPLES / "discharge-letter.pdf"
     page = read(path)[0]
-    grey = PdfPages(path, "pypdfium2", ReaderLimits()).render(1).grey
+    grey = PdfPages(path, "pypdfium2", ReaderLimits()).show(1)
     assert grey.size == (page.width, page.height)
     pixels = np.asarray(grey)
     boxes = np.zeros_like(pixels, dtype=bool)
