@@ -311,7 +311,7 @@ def test_a_dead_letter_is_redriven(stack: Stack, local_user: Any, dead_letter: i
     page.get_by_role("link", name="Dead letters").click()
     page.get_by_label(f"Job {dead_letter}").focus()
     page.keyboard.press("Space")
-    page.get_by_role("button", name="Dry run").focus()
+    page.get_by_role("button", name="Dry run", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("1 job would run again")
     assert stack.query("select count(*) as n from chartloom.processing_errors where job_id = $1", dead_letter) == [
