@@ -1,4 +1,4 @@
-"""The console's parts: reference ranges, plots, pages drawn from words, waterfalls, names of things, partial uploads."""
+"""The console's parts: ranges, plots, pages drawn from words, waterfalls, names of things, uploads in parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
