@@ -81,7 +81,7 @@ def crop(page: Page, boxes: Sequence[Sequence[float]]) -> tuple[float, float, fl
         return None
     left = min(box[0] for box in boxes)
     right = max(box[2] for box in boxes)
-    width = min(max((right - left) * 1.2, page["width"] * 0.6), page["width"])
+    width = min(max((right - left) * 1.2, page["width"] * 0.45), page["width"])
     x = min(max((left + right) / 2 - width / 2, 0), page["width"] - width)
     top = min(box[1] for box in boxes)
     bottom = max(box[3] for box in boxes)

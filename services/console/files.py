@@ -128,10 +128,11 @@ async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
 
 def open_files(settings: ConsoleSettings) -> Files:
     """Raises ConfigurationError."""
-    if urlsplit(settings.storage_url).scheme in ("http", "https") and settings.supabase_anon_key is not None:
+    url = settings.files_url
+    if urlsplit(url).scheme in ("http", "https") and settings.supabase_anon_key is not None:
         return SupabaseFiles(
-            settings.storage_url,
+            url,
             anon_key=settings.supabase_anon_key.get_secret_value(),
             bucket=settings.storage_bucket,
         )
-    return FolderFiles(open_storage(settings.storage_url))
+    return FolderFiles(open_storage(url))

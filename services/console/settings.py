@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from shared.settings import ServiceSettings
 from shared.storage import BUCKET
@@ -13,9 +13,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ConsoleSettings(ServiceSettings):
     port: int = Field(default=8700, ge=0, le=65535, description="Where the pages are; 0 picks one.")
     health_port: int = Field(default=8080, ge=0, le=65535, description="Where /livez, /readyz and /metrics are.")
-    storage_url: str = Field(
-        validation_alias=AliasChoices("storage_url", "supabase_url"),
-        description="Where uploads go and page images are.",
+    storage_url: str | None = Field(
+        default=None, description="Where uploads go and page images are: without it, with the project at SUPABASE_URL."
     )
     storage_bucket: str = Field(default=BUCKET, description="The bucket there.")
     supabase_url: str | None = Field(default=None, description="The project whose users sign in.")
@@ -35,6 +34,12 @@ class ConsoleSettings(ServiceSettings):
     )
 
     @property
+    def files_url(self) -> str:
+        url = self.storage_url or self.supabase_url
+        assert url is not None
+        return url
+
+    @property
     def probe_port(self) -> int:
         return self.health_port
 
@@ -42,6 +47,8 @@ class ConsoleSettings(ServiceSettings):
     def _there_is_one_way_to_sign_in(self) -> Self:
         if self.supabase_url is not None and self.console_development_key is not None:
             raise ValueError("CONSOLE_DEVELOPMENT_KEY is refused where SUPABASE_URL is set")
+        if self.supabase_url is None and self.storage_url is None:
+            raise ValueError("STORAGE_URL is missing")
         if self.supabase_url is None and self.console_development_key is None:
             raise ValueError("SUPABASE_URL is missing: nobody could sign in")
         if self.supabase_url is not None and self.supabase_anon_key is None:

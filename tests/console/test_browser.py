@@ -311,7 +311,7 @@ def test_a_dead_letter_is_redriven(stack: Stack, local_user: Any, dead_letter: i
     page.get_by_role("link", name="Dead letters").click()
     page.get_by_label(f"Job {dead_letter}").focus()
     page.keyboard.press("Space")
-    page.get_by_role("button", name="Dry run").focus()
+    page.get_by_role("button", name="Dry run", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("1 job would run again")
     assert stack.query("select count(*) as n from chartloom.processing_errors where job_id = $1", dead_letter) == [
@@ -453,18 +453,24 @@ def test_no_page_is_closed_to_anybody_and_none_overflows(
         viewer.screenshot(
             path=OUT / f"{name}-{screen}-{scheme}.png", full_page=screen == "desktop" and name != "source"
         )
-        viewer.evaluate(AXE.read_text())
-        found = viewer.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        problems += [
-            f"{name}: {violation['id']} {node['html'][:160]} {node['failureSummary'][:200]}"
-            for violation in found["violations"]
-            for node in violation["nodes"]
-        ]
+        # Colours are the same on every screen, and the layout is the same in every colour.
+        if (screen == "desktop") == (scheme == "light"):
+            problems += [f"{name}: {violation}" for violation in axe_violations(viewer)]
         width = viewer.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         if width[0] > width[1]:
             problems.append(f"{name}: {width[0]} wide on a screen of {width[1]}")
     assert problems == []
     assert refused == []
+
+
+def axe_violations(page: Any) -> list[str]:
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{violation['id']} {node['html'][:160]} {node['failureSummary'][:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
 
 
 def test_every_page_can_be_used_by_keyboard_alone(local_user: Any, addresses: dict[str, str]) -> None:
@@ -477,17 +483,14 @@ def test_every_page_can_be_used_by_keyboard_alone(local_user: Any, addresses: di
             """() => [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")].filter(
                 (one) => one.checkVisibility() && one.tabIndex >= 0 && !one.disabled && one.type !== "hidden").length"""
         )
-        page.evaluate("document.body.focus(); document.activeElement.blur()")
-        seen = set()
+        page.evaluate(
+            """() => { document.activeElement.blur(); window.reached = new Set();
+            addEventListener("focusin", (event) => window.reached.add(event.target)); }"""
+        )
         for _ in range(wanted + 5):
             page.keyboard.press("Tab")
-            seen.add(
-                page.evaluate(
-                    """() => { const one = document.activeElement; one.dataset.reached ??= String(Math.random());
-                    return one === document.body ? null : one.dataset.reached }"""
-                )
-            )
-        assert len(seen - {None}) >= wanted - 1, (name, len(seen), wanted)
+        reached = page.evaluate("window.reached.size")
+        assert reached >= wanted - 1, (name, reached, wanted)
 
 
 def test_the_first_page_is_small_and_soon_there(stack: Stack, chromium: Any, record: str) -> None:

@@ -166,6 +166,9 @@ async def test_operations_are_for_operators_who_see_no_patients_row(
     assert (await user.post("/operations/dead-letters", form)).status == 404
     dry = await operator.post("/operations/dead-letters", form | {"dry_run": "1"})
     assert "1 job would run again" in dry.text
+    of_all = {"csrf": CSRF, "type": "ocr", "code": "file_empty", "dry_run": "everything"}
+    assert "1 job would run again" in (await operator.post("/operations/dead-letters", of_all)).text
+    assert "0 jobs would run again" in (await operator.post("/operations/dead-letters", {**of_all, "code": "x"})).text
     assert (
         await owner.fetchval("select status from chartloom.job_history where id = $1", job["job_id"]) == "dead_letter"
     )

@@ -1,16 +1,22 @@
-"""The console's drawings: what a reference range means, where points lie, and that a page drawn from words is safe."""
+"""The console's parts: ranges, plots, pages drawn from words, waterfalls, names of things, uploads in parts."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pytest
 
+from services.console import wording
 from services.console.page_image import draw_page, page_image
+from services.console.partials import MOST_OF_A_USER, Partials
 from services.console.plots import HEIGHT, expected, plots_of
 from services.console.waterfall import SCALE, waterfall
-from services.console.wording import partial_date
+from services.ocr.scan.policy import FindingKind
+from shared.contract.findings import Assertion, AttributeName, Kind, Subject
+from shared.contract.pages import Correction
 from shared.storage import LocalStorage
 
 
@@ -113,4 +119,49 @@ def test_the_waterfall_has_a_bar_for_every_attempt_within_the_whole() -> None:
     [("2024-03-09", "9 Mar 2024"), ("2024-03", "Mar 2024"), ("2024", "2024"), (None, ""), ("in May", "in May")],
 )
 def test_a_date_is_said_to_the_precision_that_is_known(value: str | None, said: str) -> None:
-    assert partial_date(value) == said
+    assert wording.partial_date(value) == said
+
+
+@pytest.mark.parametrize(
+    ("named", "written"),
+    [
+        (wording.FILE_FINDINGS, FindingKind), (wording.CORRECTIONS, Correction),
+        (wording.ASSERTIONS, Assertion), (wording.SUBJECTS, Subject), (wording.KINDS, Kind),
+        (wording.ATTRIBUTES, AttributeName),
+    ],
+)  # fmt: skip
+def test_whatever_the_pipeline_writes_has_a_name_on_the_pages(named: dict[str, object], written: object) -> None:
+    assert set(named) == set(get_args(written))
+
+
+async def test_a_line_that_died_writes_nothing_more_once_its_client_came_again() -> None:
+    partial = Partials().open("user", "upload")
+    took_over = asyncio.Event()
+
+    async def of_the_dead_line() -> AsyncIterator[bytes]:
+        yield b"ab"
+        await took_over.wait()
+        yield b"cd"
+
+    async def of_the_new_line() -> AsyncIterator[bytes]:
+        yield b"cd"
+        took_over.set()
+
+    dead = asyncio.create_task(partial.append(of_the_dead_line(), most=4))
+    while partial.received < 2:
+        await asyncio.sleep(0)
+    assert await partial.append(of_the_new_line(), most=4)
+    assert not await dead
+    assert partial.received == 4
+    partial.file.seek(0)
+    assert partial.file.read() == b"abcd"
+
+
+def test_a_user_has_so_many_uploads_under_way_and_the_oldest_goes() -> None:
+    partials = Partials()
+    first = partials.open("user", "0")
+    for number in range(1, MOST_OF_A_USER + 1):
+        partials.open("user", str(number))
+    assert first.file.closed
+    assert partials.open("user", "1") is partials.open("user", "1")
+    assert partials.open("another", "0").received == 0

@@ -103,7 +103,7 @@ async def redrive(request: web.Request) -> web.StreamResponse:
     fields = await request.post()
     ids = [int(text) for text in map(str, fields.getall("job", [])) if text.isdecimal() and len(text) < 16]
     async with operator_rights(request) as connection:
-        if "everything" in fields:
+        if "everything" in fields or fields.get("dry_run") == "everything":
             rows = await connection.fetch(_DEAD, str(fields.get("type", "")), str(fields.get("code", "")), 10_000)
             ids = [row["id"] for row in rows]
         if "dry_run" in fields:

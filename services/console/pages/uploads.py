@@ -62,7 +62,8 @@ async def _take(request: web.Request, patient: dict[str, Any]) -> dict[str, str 
             raise UploadRefusedError(409, offset=partial.received)
         if partial.received < part.size:
             return {"offset": partial.received}
-        taken = await _submit(request, patient["id"], partial)
+        async with partial.submitting:
+            taken = await _submit(request, patient["id"], partial)
     except BusyError as error:
         raise UploadRefusedError(429, problem=error.message) from None
     except TransientError as error:

@@ -103,8 +103,8 @@ async function transfer(file, name, { onProgress, onCut }) {
   let cuts = 0;
   for (;;) {
     const answer = await post(file, name, offset, onProgress);
-    if (answer.offset !== undefined) {
-      if (answer.offset > offset) cuts = 0;
+    if (answer.offset !== undefined && cuts < TRIES) {
+      cuts = answer.offset > offset ? 0 : cuts + 1;
       offset = answer.offset;
     } else if (PASSING.includes(answer.status) && cuts < TRIES) {
       cuts += 1;
