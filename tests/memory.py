@@ -33,13 +33,13 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_EVERY_SECONDS):
-            family = _family(self.pid)
-            self.together = max(self.together, sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in family) * 1024)
-            for pid in family[1:]:
+            members = family(self.pid)
+            self.together = max(self.together, sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in members) * 1024)
+            for pid in members[1:]:
                 self.largest_child = max(self.largest_child, _kilobytes(pid, "status", "VmData:") * 1024)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """The process, its children, theirs and so on."""
     found = [pid]
     for member in found:

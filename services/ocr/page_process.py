@@ -26,6 +26,9 @@ from .page_protocol import (
 from .refusal import Refusal
 from .scan.verdict import Inspect
 
+NAME = "page-reader"
+"""What ps and top call it: who was forked has its parent's command line."""
+
 
 def collect_seldom() -> None:
     """A page's words are thousands of objects in no cycle: looking for one took a seventh of a digital page's time."""
@@ -101,6 +104,7 @@ def replies_only() -> BinaryIO:
 
 def main() -> None:
     replies = replies_only()
+    Path("/proc/self/comm").write_text(NAME)
     collect_seldom()
     confine(Restrictions.model_validate_json(sys.argv[1]))
     serve(sys.stdin.buffer, replies)

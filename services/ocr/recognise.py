@@ -4,10 +4,10 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image, ImageOps
 
@@ -127,10 +127,16 @@ class TesserocrRecogniser:
         import tesserocr  # noqa: PLC0415 - 34 MB, for the configured engine only
 
         self.version = re.split(r"\s", tesserocr.tesseract_version())[1]
-        folder = str(tessdata_folder())
+        self._folder = str(tessdata_folder())
         self._whole_page, self._single_line = tesserocr.PSM.AUTO, tesserocr.PSM.SINGLE_LINE
-        self._text = tesserocr.PyTessBaseAPI(path=folder, lang=LANGUAGE, psm=self._whole_page)
-        self._turn = tesserocr.PyTessBaseAPI(path=folder, lang=_OSD, psm=tesserocr.PSM.OSD_ONLY)
+        self._text = tesserocr.PyTessBaseAPI(path=self._folder, lang=LANGUAGE, psm=self._whole_page)
+
+    @cached_property
+    def _turn(self) -> Any:
+        """For the pages that look turned: 32 MB and 0.1 s, where the words' model takes 14 MB."""
+        import tesserocr  # noqa: PLC0415
+
+        return tesserocr.PyTessBaseAPI(path=self._folder, lang=_OSD, psm=tesserocr.PSM.OSD_ONLY)
 
     def read(self, grey: Image.Image, dpi: int) -> Recognised:
         page = self._recognise(grey, dpi)

@@ -1,6 +1,7 @@
 """Forty scanned pages, while page readers, workers and Postgres are killed: each is there once, never read again."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cli.embedded_postgres import EmbeddedPostgres
+from services.ocr.page_process import NAME
 from shared.database import connect
 from shared.storage import open_storage
 from tests.conftest import OWNER, TEMPLATE, Database
 from tests.fleet import Fleet, fleet
 from tests.letters import DIAGNOSES, MEDICINES, SYMPTOMS
+from tests.memory import family
 from tests.users import upload
 from tests.waiting import until
 
@@ -41,9 +44,13 @@ def scan(path: Path) -> None:
 
 
 def page_readers(worker: int) -> list[int]:
-    """The children of a worker that read pages at this moment."""
-    found = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-    return [int(pid) for pid in found if b"page_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """The processes under a worker that read pages at this moment."""
+    found = []
+    for pid in family(worker):
+        with contextlib.suppress(OSError):  # it ended
+            if Path(f"/proc/{pid}/comm").read_text().strip() == NAME:
+                found.append(pid)
+    return found
 
 
 async def kill_a_page_reader(services: Fleet) -> None:
