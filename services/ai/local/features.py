@@ -8,23 +8,31 @@ from .clusters import clusters
 from .tokens import Tokens
 from .words import key
 
+Feature = tuple[str, ...]
+"""What is seen at a place: a name and the words it is about. Tuples cost half of what formatted strings do."""
 EDGE = ""
 """Stands for the places before a sentence and behind it."""
 REACH = 2
 """Words on either side that a word's label depends on."""
 _OFFSETS = {str(offset): offset for offset in range(-REACH, REACH + 1)}
+_GLUE = tuple(tuple(("glue", str(before), str(behind)) for behind in (False, True)) for before in (False, True))
 _DIGIT = re.compile(r"\d")
 
 
-def at(offset: int, name: str) -> str:
+def of_word(offset: int, name: str) -> str:
     """The attribute of a word's feature ``offset`` places before the word."""
     return f"{offset}:{name}"
 
 
-def parted(attribute: str) -> tuple[int | None, str]:
+def of_place(feature: Feature) -> str:
+    """The attribute of a place's feature."""
+    return "\t".join(feature)
+
+
+def parted(attribute: str) -> tuple[int | None, Feature]:
     """The way back: (offset, a word's feature), or (None, a place's feature)."""
     head, _, name = attribute.partition(":")
-    return (_OFFSETS[head], name) if head in _OFFSETS else (None, attribute)
+    return (_OFFSETS[head], (name,)) if head in _OFFSETS else (None, tuple(attribute.split("\t")))
 
 
 def word_features(word: str, distance: int) -> list[str]:
@@ -60,36 +68,36 @@ def _form(word: str) -> str:
     return "Xx" if word[1:].islower() else "xX"
 
 
-def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]]) -> list[list[str]]:
+def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]]) -> list[list[Feature]]:
     """The features of each token that depend on its place: terms that it is part of, pairs of words."""
     terms = _terms(text, found)
     lower = found.lower
     coarse = [_coarse(word) for word in lower]
-    features: list[list[str]] = []
+    features: list[list[Feature]] = []
     for start, end in sentences:
         for place in range(start, end):
             term = terms[place]
-            glued = found.ends[place - 1] == found.starts[place] if place > start else False
-            glues = found.ends[place] == found.starts[place + 1] if place + 1 < end else False
-            here = [f"term={term}", f"glue={glued}{glues}"]
+            glued = place > start and found.ends[place - 1] == found.starts[place]
+            glues = place + 1 < end and found.ends[place] == found.starts[place + 1]
+            here: list[Feature] = [("term", term), _GLUE[glued][glues]]
             if place > start:
                 here += [
-                    f"-1,0={lower[place - 1]},{lower[place]}",
-                    f"-1,0c={coarse[place - 1]},{coarse[place]}",
-                    f"-1term={terms[place - 1]},{term}",
+                    ("-1,0", lower[place - 1], lower[place]),
+                    ("-1,0c", coarse[place - 1], coarse[place]),
+                    ("-1,0term", terms[place - 1], term),
                 ]
             if place + 1 < end:
                 here += [
-                    f"0,1={lower[place]},{lower[place + 1]}",
-                    f"0,1c={coarse[place]},{coarse[place + 1]}",
-                    f"1term={term},{terms[place + 1]}",
+                    ("0,1", lower[place], lower[place + 1]),
+                    ("0,1c", coarse[place], coarse[place + 1]),
+                    ("0,1term", term, terms[place + 1]),
                 ]
             if start < place and place + 1 < end:
-                here.append(f"-1,1c={coarse[place - 1]},{coarse[place + 1]}")
+                here.append(("-1,1c", coarse[place - 1], coarse[place + 1]))
             if glued and place - 1 > start:
-                here.append(f"glued={coarse[place - 2]}{found.texts[place - 1]}")
+                here.append(("glued", coarse[place - 2], found.texts[place - 1]))
             if glues and place + 2 < end:
-                here.append(f"glues={found.texts[place + 1]}{coarse[place + 2]}")
+                here.append(("glues", found.texts[place + 1], coarse[place + 2]))
             features.append(here)
     return features
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import EDGE, REACH, parted, place_features, word_features
+from .features import EDGE, REACH, Feature, parted, place_features, word_features
 from .sections import sentences
 from .tokens import Tokens, tokens
 
@@ -46,12 +46,14 @@ class Tagger:
 
     def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
         self.labels = list(labels)
-        self._rows: dict[str, int] = {}
+        self._rows: dict[Feature, int] = {}
         self._word_rows: list[dict[str, int]] = [{} for _ in range(2 * REACH + 1)]
         for row, attribute in enumerate(attributes):
-            offset, name = parted(attribute)
-            index = self._rows if offset is None else self._word_rows[offset + REACH]
-            index[name] = row
+            offset, feature = parted(attribute)
+            if offset is None:
+                self._rows[feature] = row
+            else:
+                self._word_rows[offset + REACH][feature[0]] = row
         # The last row is of no feature.
         self._weights, self._steps = np.vstack([weights, np.zeros_like(weights[:1])]), steps
         self._words: dict[str, Matrix] = {}
@@ -114,7 +116,7 @@ class Tagger:
         self._words.update(made)
         return {word: made[word] if weights is None else weights for word, weights in known.items()}
 
-    def _rows_of(self, features: Iterable[str]) -> list[int]:
+    def _rows_of(self, features: Iterable[Feature]) -> list[int]:
         return [row for feature in features if (row := self._rows.get(feature)) is not None]
 
     def _summed(self, rows: Sequence[Sequence[int]]) -> Matrix:

@@ -12,7 +12,7 @@ import numpy as np
 import pycrfsuite
 from numpy.typing import NDArray
 
-from services.ai.local.features import EDGE, REACH, at, place_features, word_features
+from services.ai.local.features import EDGE, REACH, of_place, of_word, place_features, word_features
 from services.ai.local.tagger import OUTSIDE, Matrix, Tagger, runs_of
 from services.ai.local.tokens import Tokens, tokens
 
@@ -64,7 +64,7 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
     def of(word: str, offset: int) -> list[str]:
         known = kept.get((word, offset))
         if known is None:
-            known = kept[word, offset] = [at(offset, name) for name in word_features(word, abs(offset))]
+            known = kept[word, offset] = [of_word(offset, name) for name in word_features(word, abs(offset))]
         return known
 
     for document in documents:
@@ -81,7 +81,7 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
                         for offset in range(2 * REACH + 1)
                         for feature in of(padded[place + offset], offset - REACH)
                     ]
-                    + next(of_places)
+                    + [of_place(feature) for feature in next(of_places)]
                     for place in range(end - start)
                 ]
             )
