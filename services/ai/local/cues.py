@@ -11,7 +11,7 @@ from .tokens import tokens
 
 
 class Cue:
-    """One of several words or phrases, whole. ``openings``: their first tokens; where none is present, no cue is.
+    """One of several words or phrases, whole. Where their first tokens are not present, no cue is.
 
     Looking in a set is a tenth of the price of trying a hundred words at each letter, and most clauses have no cue.
     """
@@ -19,7 +19,11 @@ class Cue:
     def __init__(self, terms: Sequence[str], *, before_hyphens: bool = True) -> None:
         ends = r"(?!\w)" if before_hyphens else r"(?![\w-])"
         self.pattern = re.compile(rf"(?<![\w-])(?:{one_of(terms)}){ends}", re.I)
-        self._openings = frozenset(tokens(term).lower[0] for term in terms)
+        openings = [tokens(term).lower[:2] for term in terms]
+        self._alone = frozenset(first for first, *seconds in openings if not seconds)
+        self._seconds: dict[str, set[str]] = {}
+        for first, second in (opening for opening in openings if len(opening) == 2):
+            self._seconds.setdefault(first, set()).add(second)
 
     def stands(self, text: str, present: AbstractSet[str]) -> bool:
         """Whether a cue stands in a text that is made of these tokens, or some of them."""
@@ -31,7 +35,9 @@ class Cue:
 
     def may_stand(self, present: AbstractSet[str]) -> bool:
         """Whether a text of these tokens can hold a cue."""
-        return not self._openings.isdisjoint(present)
+        return not self._alone.isdisjoint(present) or any(
+            not self._seconds[first].isdisjoint(present) for first in self._seconds.keys() & present
+        )
 
 
 @cache
