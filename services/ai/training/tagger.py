@@ -5,14 +5,14 @@ import io
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pycrfsuite
 from numpy.typing import NDArray
 
-from services.ai.local.features import EDGE, REACH, of_place, of_word, place_features, word_features
+from services.ai.local.features import EDGE, PAIRS, REACH, attribute_of_pair, columns, of_word, word_features
 from services.ai.local.tagger import OUTSIDE, Matrix, Tagger, runs_of
 from services.ai.local.tokens import Tokens, tokens
 
@@ -71,7 +71,7 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
         found = tokens(document.text)
         runs = runs_of(found, document.text)
         wanted = targets(document, found)
-        of_places = iter(place_features(document.text, found, runs))
+        told = columns(document.text, found)
         for start, end in runs:
             padded = [EDGE] * REACH + found.texts[start:end] + [EDGE] * REACH
             features.append(
@@ -81,12 +81,23 @@ def sequences(documents: Sequence[Document]) -> tuple[list[list[list[str]]], lis
                         for offset in range(2 * REACH + 1)
                         for feature in of(padded[place + offset], offset - REACH)
                     ]
-                    + [of_place(feature) for feature in next(of_places)]
+                    + _pairs(told, start, start + place, end)
                     for place in range(end - start)
                 ]
             )
             labels.append(wanted[start:end])
     return features, labels
+
+
+def _pairs(told: Mapping[str, Sequence[str | None]], start: int, place: int, end: int) -> list[str]:
+    """The attributes of the pairs at a place of the run [start, end)."""
+    found = []
+    for name, (left, before), (right, behind) in PAIRS:
+        if start <= place + before and place + behind < end:
+            one, other = told[left][place + before], told[right][place + behind]
+            if one is not None and other is not None:
+                found.append(attribute_of_pair(name, one, other))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
