@@ -64,6 +64,12 @@ def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
         yield document_date
 
 
+def _months_of(said: str) -> set[str]:
+    return {name for name in _MONTHS if re.search(rf"\b{name[:3]}", said, re.I)} | {
+        _MONTHS[int(month) - 1] for month in re.findall(r"\b\d{4}-(0[1-9]|1[0-2])\b", said)
+    }
+
+
 def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> bool:
     """Whether the cited entities bear what the sentence says, and the sentence says something of them."""
     # Apart, so that no term runs from one into the next.
@@ -72,10 +78,7 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
         return False
     months = {match.lower() for match in _MONTH.findall(sentence)}
-    borne = {name for name in _MONTHS if re.search(rf"\b{name[:3]}", said, re.I)} | {
-        _MONTHS[int(month) - 1] for month in re.findall(r"\b\d{4}-(0[1-9]|1[0-2])\b", said)
-    }
-    if not months <= borne:
+    if months and not months <= _months_of(said):
         return False
     said_words, told_words = words(said), words(sentence)
     printed = {word.key for word in said_words}

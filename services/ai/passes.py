@@ -143,7 +143,7 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
     answers = await _each(questions, lambda inputs: _understandings(inputs, provider))
     usages = [usage for parts in answers for _, _, usage in parts]
     understood = {answer.id: (answer, passage) for parts in answers for passage, found, _ in parts for answer in found}
-    grounds = {inputs.passage: grounding.Ground(inputs.passage.text) for inputs in questions}
+    grounds = {inputs.passage.place: grounding.Ground(inputs.passage.text) for inputs in questions}
     rejected: list[RejectedFinding] = []
     entities: list[Entity] = []
     for finding in detection.findings:
@@ -151,11 +151,10 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
             entities.append(Entity(**dict(finding)))
             continue
         answer, passage = understood[finding.id]
+        ground = grounds[passage.place]
         attributes: dict[AttributeName, Attribute] = {}
         for detail in answer.details:
-            match = grounds[passage].find(
-                detail.quote, occurrence=detail.occurrence, near=finding.source.end - passage.start
-            )
+            match = ground.find(detail.quote, occurrence=detail.occurrence, near=finding.source.end - passage.start)
             if match is None:
                 rejected.append(_missing(detail, finding))
                 continue
@@ -285,11 +284,12 @@ def _open_roles(pages: Sequence[Page]) -> dict[int, str]:
 def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: str) -> list[EnrichInputs]:
     """Each finding of the page once, in the passage in which it lies deepest, a bounded number in a question."""
     passages = split(page, window, role)
-    homes: dict[Passage, list[Target]] = {}
+    targets_of: list[list[Target]] = [[] for _ in passages]
     for finding in findings:
         if finding.source.page != page.page:
             continue
-        home = max(passages, key=lambda passage: _margin(passage, finding))
+        number = max(range(len(passages)), key=lambda number: _margin(passages[number], finding))
+        home = passages[number]
         target = Target(
             id=finding.id,
             quote=finding.source.quote,
@@ -299,11 +299,11 @@ def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: st
             end=finding.source.end - home.start,
             candidates=[Candidate(code=code.code, display=code.display) for code in finding.codes],
         )
-        homes.setdefault(home, []).append(target)
+        targets_of[number].append(target)
     size = max(window // _CHARACTERS_A_TARGET, 1)
     return [
         EnrichInputs(passage=home, targets=targets[first : first + size])
-        for home, targets in homes.items()
+        for home, targets in zip(passages, targets_of, strict=True)
         for first in range(0, len(targets), size)
     ]
 

@@ -54,6 +54,11 @@ class Passage(Wire):
     text: str
     role: str = "other"
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """What tells it from the other passages of a document."""
+        return self.page, self.start
+
 
 class Mention(Wire):
     """Something that a provider saw. ``occurrence`` counts from 1 where the same words stand in the passage more often.

@@ -11,6 +11,7 @@ from shared.contract.findings import AttributeName
 
 from . import rows
 from .assertion import sentence
+from .cues import Cue
 from .sections import Section, at, columns, one_of, rules
 
 Found = tuple[AttributeName, int, int]
@@ -21,6 +22,7 @@ _GAP = re.compile(
     r"[\s:=,(\[|]*(?:(?:was|is|were|are|of|at|level|levels|count|value|result|results|measured|showed|remained|to|a|an|the"
     r"|on|that|which|slightly|mildly|markedly|significantly|today|still|now|also|found|be|came|back|as)\b[\s:=(]*)*"
 )
+_TO_SITE = re.compile(r"\s+(?:of|in|on|at|to|over|around|involving)\s+(?:the\s+|his\s+|her\s+|a\s+)?", re.I)
 _SHORT_GAP = re.compile(r"\s+(?:(?:serum|plasma|blood|urine|total|the|her|his|level of|levels of)\s+)*$")
 _DOSE = re.compile(
     r"(?<![\w.])\d+(?:[.,]\d+)?(?:\s?[-–]\s?\d+(?:[.,]\d+)?)?\s?(?:mg|mcg|[µμ]g|ug|micrograms?|grams?|g|ml|mL|units?|iu|mmol|mEq|Gy|puffs?|tablets?|%)"
@@ -59,8 +61,8 @@ _REACH = 90
 
 
 @cache
-def _whole(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-])(?:{one_of(rules('attributes')[name])})(?![\w-])", re.I)
+def _whole(name: str) -> Cue:
+    return Cue(tuple(rules("attributes")[name]), before_hyphens=False)
 
 
 @cache
@@ -156,9 +158,9 @@ def _measured(text: str, target: Target, *, low: int, previous: int, end: int) -
         names: tuple[AttributeName, ...] = ("value", "unit", "range", "flag")
         return [(name, *match.span(name)) for name in names if match[name]]
     words = _whole("value_words")
-    if word := words.match(text, start, end):
+    if word := words.pattern.match(text, start, end):
         return [("value", *word.span())]
-    before = list(words.finditer(text, previous, target.start))
+    before = list(words.within(text, previous, target.start))
     if before and _SHORT_GAP.fullmatch(text, before[-1].end(), target.start):
         return [("value", *before[-1].span())]
     stated = list(_STATED_FOR.finditer(text, low, target.start))
@@ -176,7 +178,7 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
             dose = before[-1]
     if dose:
         found.append(("dose", *dose.span()))
-    routes = list(_whole("routes").finditer(text, previous, target.start))
+    routes = list(_whole("routes").within(text, previous, target.start))
     if routes and not text[routes[-1].end() : target.start].strip() and _meant(routes[-1].group(), dosed=False):
         found.append(("route", *routes[-1].span()))
     for name, rule in (("route", "routes"), ("frequency", "frequencies")):
@@ -185,7 +187,7 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
         hit = next(
             (
                 word
-                for word in _whole(rule).finditer(text, target.end, end)
+                for word in _whole(rule).within(text, target.end, end)
                 if _meant(word.group(), dosed=dose is not None)
                 and not (dose and dose.start() <= word.start() < dose.end())
             ),
@@ -209,22 +211,20 @@ def _meant(word: str, *, dosed: bool) -> bool:
 
 def _described(text: str, target: Target, previous: int, end: int) -> list[Found]:
     found: list[Found] = []
-    before = list(_whole("severities").finditer(text, previous, target.start))
+    before = list(_whole("severities").within(text, previous, target.start))
     if (
         before
         and len(text[before[-1].end() : target.start].split()) <= 2
         and "," not in text[before[-1].end() : target.start]
     ):
         found.append(("severity", *before[-1].span()))
-    site = re.compile(r"\s+(?:of|in|on|at|to|over|around|involving)\s+(?:the\s+|his\s+|her\s+|a\s+)?", re.I).match(
-        text, target.end, end
-    )
-    named = _whole("sites").match(text, site.end(), end) if site else None
+    site = _TO_SITE.match(text, target.end, end)
+    named = _whole("sites").pattern.match(text, site.end(), end) if site else None
     if named is None and _adjective(target.quote):
         space = re.compile(r"\s+").match(text, target.end, end)
-        named = _whole("sites").match(text, space.end(), end) if space else None
+        named = _whole("sites").pattern.match(text, space.end(), end) if space else None
     if named is None:
-        candidates = list(_whole("sites").finditer(text, previous, target.start))
+        candidates = list(_whole("sites").within(text, previous, target.start))
         if candidates and not text[candidates[-1].end() : target.start].strip(" \t"):
             named = candidates[-1]
     if named:

@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
 
@@ -10,22 +11,33 @@ from .tokens import tokens
 
 
 class Cue:
-    """One of several words or phrases, whole. ``openings``: their first tokens; where none is present, no cue is.
+    """One of several words or phrases, whole. Where their first tokens are not present, no cue is.
 
     Looking in a set is a tenth of the price of trying a hundred words at each letter, and most clauses have no cue.
     """
 
-    def __init__(self, terms: list[str]) -> None:
-        self.pattern = re.compile(rf"(?<![\w-])(?:{one_of(terms)})(?!\w)", re.I)
-        self._openings = frozenset(tokens(term).lower[0] for term in terms)
+    def __init__(self, terms: Sequence[str], *, before_hyphens: bool = True) -> None:
+        ends = r"(?!\w)" if before_hyphens else r"(?![\w-])"
+        self.pattern = re.compile(rf"(?<![\w-])(?:{one_of(terms)}){ends}", re.I)
+        openings = [tokens(term).lower[:2] for term in terms]
+        self._alone = frozenset(first for first, *seconds in openings if not seconds)
+        self._seconds: dict[str, set[str]] = {}
+        for first, second in (opening for opening in openings if len(opening) == 2):
+            self._seconds.setdefault(first, set()).add(second)
 
     def stands(self, text: str, present: AbstractSet[str]) -> bool:
         """Whether a cue stands in a text that is made of these tokens, or some of them."""
         return self.may_stand(present) and self.pattern.search(text) is not None
 
+    def within(self, text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+        """Where cues stand in [start, end)."""
+        return self.pattern.finditer(text, start, end) if self.may_stand(present(text, start, end)) else iter(())
+
     def may_stand(self, present: AbstractSet[str]) -> bool:
         """Whether a text of these tokens can hold a cue."""
-        return not self._openings.isdisjoint(present)
+        return not self._alone.isdisjoint(present) or any(
+            not self._seconds[first].isdisjoint(present) for first in self._seconds.keys() & present
+        )
 
 
 @cache

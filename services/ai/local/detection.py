@@ -50,6 +50,8 @@ _OCCUPATION_BEFORE = re.compile(
 )
 _PROSE_FROM = 60
 """Characters of a line that is prose; items of lists are shorter."""
+_PAPER = 120
+"""Characters that a printed line has at most."""
 _WHOLE = frozenset({"disease", "symptom", "imaging"})
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
@@ -136,7 +138,7 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     page = layout(text, role)
     terms = TermDetector().find(page)
     tagged = TaggedDetector(tagger).find(page)
-    if len(page.parts) > 1:
+    if not _is_article(page):
         tagged = [_longer(span, terms) for span in tagged]
     in_prose: list[Span] = []
     in_lists: list[Span] = []
@@ -160,11 +162,16 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
     """The known name that holds a tagged one: "Pulmonary embolism" of "embolism", "chest X-ray" of "X-ray".
 
-    The reports, which have no headings, part organ and manner off; a record that has some is read by its names.
+    The reports' annotators part organ and manner off; in articles like theirs the tagger's own edges stand.
     """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
     known = terms[place] if place >= 0 else span
     return known if known.end >= span.end and known.label == span.label and span.label in _WHOLE else span
+
+
+def _is_article(page: Layout) -> bool:
+    """Whether a text is prose without a heading that never was laid out on paper, like the reports."""
+    return len(page.parts) == 1 and max(map(len, page.text.split("\n"))) > _PAPER
 
 
 def _line(text: str, position: int) -> str:

@@ -1,7 +1,8 @@
-"""What the tagger looks at. Features of a word depend on nothing but the word, so a page looks each word up once."""
+"""What the tagger looks at: words, each looked up once a page, and pairs of what stands at two places."""
 
 import re
-from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from . import terminology
 from .clusters import clusters
@@ -16,15 +17,26 @@ _OFFSETS = {str(offset): offset for offset in range(-REACH, REACH + 1)}
 _DIGIT = re.compile(r"\d")
 
 
-def at(offset: int, name: str) -> str:
+def of_word(offset: int, name: str) -> str:
     """The attribute of a word's feature ``offset`` places before the word."""
     return f"{offset}:{name}"
 
 
 def parted(attribute: str) -> tuple[int | None, str]:
-    """The way back: (offset, a word's feature), or (None, a place's feature)."""
+    """The way back: (offset, a word's feature), or (None, the attribute) of a pair."""
     head, _, name = attribute.partition(":")
     return (_OFFSETS[head], name) if head in _OFFSETS else (None, attribute)
+
+
+def attribute_of_pair(name: str, left: str, right: str) -> str:
+    """The attribute of a pair; no word has a tab."""
+    return f"{name}\t{left}\t{right}"
+
+
+def pair_of(attribute: str) -> tuple[str, str, str]:
+    """The way back: (name, left, right)."""
+    name, left, right = attribute.split("\t")
+    return name, left, right
 
 
 def word_features(word: str, distance: int) -> list[str]:
@@ -60,38 +72,51 @@ def _form(word: str) -> str:
     return "Xx" if word[1:].islower() else "xX"
 
 
-def place_features(text: str, found: Tokens, sentences: Sequence[tuple[int, int]]) -> list[list[str]]:
-    """The features of each token that depend on its place: terms that it is part of, pairs of words."""
-    terms = _terms(text, found)
-    lower = found.lower
-    coarse = [_coarse(word) for word in lower]
-    features: list[list[str]] = []
-    for start, end in sentences:
-        for place in range(start, end):
-            term = terms[place]
-            glued = found.ends[place - 1] == found.starts[place] if place > start else False
-            glues = found.ends[place] == found.starts[place + 1] if place + 1 < end else False
-            here = [f"term={term}", f"glue={glued}{glues}"]
-            if place > start:
-                here += [
-                    f"-1,0={lower[place - 1]},{lower[place]}",
-                    f"-1,0c={coarse[place - 1]},{coarse[place]}",
-                    f"-1term={terms[place - 1]},{term}",
-                ]
-            if place + 1 < end:
-                here += [
-                    f"0,1={lower[place]},{lower[place + 1]}",
-                    f"0,1c={coarse[place]},{coarse[place + 1]}",
-                    f"1term={term},{terms[place + 1]}",
-                ]
-            if start < place and place + 1 < end:
-                here.append(f"-1,1c={coarse[place - 1]},{coarse[place + 1]}")
-            if glued and place - 1 > start:
-                here.append(f"glued={coarse[place - 2]}{found.texts[place - 1]}")
-            if glues and place + 2 < end:
-                here.append(f"glues={found.texts[place + 1]}{coarse[place + 2]}")
-            features.append(here)
-    return features
+class Side(NamedTuple):
+    """What a pair takes from ``offset`` places on."""
+
+    column: str
+    offset: int
+
+
+class Pair(NamedTuple):
+    """A feature of a place: what two columns say there. No pair reaches over a sentence's edge."""
+
+    name: str
+    left: Side
+    right: Side
+
+
+PAIRS = (
+    Pair("term", Side("term", 0), Side("term", 0)),
+    Pair("glue", Side("glued", 0), Side("glues", 0)),
+    Pair("-1,0", Side("lower", -1), Side("lower", 0)),
+    Pair("-1,0c", Side("coarse", -1), Side("coarse", 0)),
+    Pair("-1,0term", Side("term", -1), Side("term", 0)),
+    Pair("0,1", Side("lower", 0), Side("lower", 1)),
+    Pair("0,1c", Side("coarse", 0), Side("coarse", 1)),
+    Pair("0,1term", Side("term", 0), Side("term", 1)),
+    Pair("-1,1c", Side("coarse", -1), Side("coarse", 1)),
+    Pair("before", Side("coarse", -2), Side("joins", -1)),
+    Pair("behind", Side("joins", 1), Side("coarse", 2)),
+)
+
+
+def columns(text: str, found: Tokens) -> dict[str, list[str | None]]:
+    """What pairs are made of, for each token. None makes no pair."""
+    glued = [False, *(end == start for end, start in zip(found.ends[:-1], found.starts[1:], strict=True)), False]
+    return {
+        "term": [*_terms(text, found)],
+        "lower": [*found.lower],
+        "coarse": [_coarse(word) for word in found.lower],
+        "glued": [str(before) for before in glued[:-1]],
+        "glues": [str(behind) for behind in glued[1:]],
+        # A sign that stands between two words without a space: "vertex-transverse".
+        "joins": [
+            word if before or behind else None
+            for word, before, behind in zip(found.texts, glued[:-1], glued[1:], strict=True)
+        ],
+    }
 
 
 def _terms(text: str, found: Tokens) -> list[str]:
@@ -108,6 +133,7 @@ def _terms(text: str, found: Tokens) -> list[str]:
     return marks
 
 
+@lru_cache(maxsize=65536)
 def _coarse(word: str) -> str:
     """A pair of words is seen more often by their coarse clusters."""
     grains = clusters(word)

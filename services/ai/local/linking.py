@@ -156,8 +156,9 @@ def features(text: str, said: tuple[str, int, int], head: Head, heads: Sequence[
         f"{name},{side},reach={reach}",
         f"{name},label={head.label},{side}",
     ]
-    for word in _SIGNS.intersection(words):
-        found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
+    for word in dict.fromkeys(words):
+        if word in _SIGNS:
+            found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
     if len(words) == 1:
         found.append(f"{name},{side},only={words[0]}")
     return found

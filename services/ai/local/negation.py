@@ -6,12 +6,13 @@ A logistic model. The rules alone find "negative for CD31" and call CD31 absent;
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from .tokens import tokens
 
+Feature = tuple[str, ...]
 FILE = Path(__file__).parent / "model" / "negation.json"
 _BEFORE, _AFTER = 14, 7
 """Words on either side that may say so."""
@@ -25,9 +26,11 @@ _CUES = frozenset({
     "withheld", "held", "refused", "declined", "removed", "removal", "instead", "unlikely", "avoid", "avoided",
 })  # fmt: skip
 """Words that may make what stands beside them absent."""
+_OPEN = frozenset({"a", "any", "other"})
+_BEHIND, _AHEAD = ("-1", "-2", "-3"), ("+1", "+2", "+3")
 
 
-def features(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> list[str]:
+def features(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> list[Feature]:
     """What the model looks at."""
     page, (low, high) = tokens(text), sentence
     first, last = bisect_left(page.starts, start), bisect_left(page.starts, end)
@@ -35,28 +38,32 @@ def features(text: str, start: int, end: int, *, label: str, rule: bool, sentenc
     words = page.lower[first:last]
     after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
     clause, following = _clause(before), _clause(after[::-1])[::-1]
-    found = [f"rule={rule}", f"rule={rule},{label}", f"label={label}", f"head={words[-1] if words else ''}"]
-    found += [f"in={word}" for word in words if word in _CUES or word in ("a", "any", "other")]
-    found += [f"-{distance}={word}" for distance, word in enumerate(reversed(before), 1) if distance < 4]
-    found += [f"+{distance}={word}" for distance, word in enumerate(after, 1) if distance < 4]
-    found.append(f"-2,-1={' '.join(before[-2:])}")
-    found.append(f"-3,-2,-1={' '.join(before[-3:])}")
-    found.append(f"+1,+2={' '.join(after[:2])}")
-    found += [f"before={word}" for word in set(clause) if word.isalpha()]
-    found += [f"before={word},{rule}" for word in set(clause) if word.isalpha()]
-    found += [f"after={word}" for word in set(following) if word.isalpha()]
-    found += [f"after={word},{rule}" for word in set(following) if word.isalpha()]
+    ruled = str(rule)
+    found: list[Feature] = [
+        ("rule", ruled),
+        ("rule", ruled, label),
+        ("label", label),
+        ("head", words[-1] if words else ""),
+    ]
+    found += [("in", word) for word in words if word in _CUES or word in _OPEN]
+    found += [(_BEHIND[distance], word) for distance, word in enumerate(before[:-4:-1])]
+    found += [(_AHEAD[distance], word) for distance, word in enumerate(after[:3])]
+    found += [("-2,-1", *before[-2:]), ("-3,-2,-1", *before[-3:]), ("+1,+2", *after[:2])]
+    for side, near in (("before", clause), ("after", following)):
+        for word in dict.fromkeys(near):
+            if word.isalpha():
+                found += [(side, word), (side, word, ruled)]
     cues = [place for place, word in enumerate(clause) if word in _CUES]
     if cues:
         between = clause[cues[-1] + 1 :]
-        found.append(f"cue={clause[cues[-1]]}")
-        found.append(f"cue={clause[cues[-1]]},{label}")
-        found.append(f"cue,{min(len(between) // 2, 5)}")
-        found += [f"cue,then={word}" for word in set(between)]
-        found.append(f"cue,or={'or' in between},and={'and' in between},commas={min(between.count(','), 2)}")
+        found += [("cue", clause[cues[-1]]), ("cue", clause[cues[-1]], label)]
+        found.append(("cue at", str(min(len(between) // 2, 5))))
+        found += [("cue, then", word) for word in dict.fromkeys(between)]
+        commas = min(between.count(","), 2)
+        found.append(("cue, lists", str("or" in between), str("and" in between), str(commas)))
     else:
-        found.append(f"nocue,{rule}")
-    found += [f"cueafter={word},{label}" for word in following if word in _CUES]
+        found.append(("no cue", ruled))
+    found += [("cue after", word, label) for word in following if word in _CUES]
     return found
 
 
@@ -69,11 +76,11 @@ def _clause(before: Sequence[str]) -> list[str]:
 class Negation:
     """``weights`` of features, for "absent" against "stated"; ``threshold`` of the probability."""
 
-    def __init__(self, weights: dict[str, float], threshold: float) -> None:
-        self._weights = weights
+    def __init__(self, weights: Mapping[str, float], threshold: float) -> None:
+        self._weights = {tuple(attribute.split("\t")): weight for attribute, weight in weights.items()}
         self._least = math.log(threshold / (1 - threshold))
 
-    def absent(self, found: Sequence[str]) -> bool:
+    def absent(self, found: Sequence[Feature]) -> bool:
         """The verdict on a finding with these features."""
         return sum(self._weights.get(feature, 0.0) for feature in found) >= self._least
 

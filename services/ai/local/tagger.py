@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import EDGE, REACH, parted, place_features, word_features
+from .features import EDGE, REACH, columns, parted, word_features
+from .pairs import PairIndex
 from .sections import sentences
 from .tokens import Tokens, tokens
 
@@ -46,12 +47,15 @@ class Tagger:
 
     def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
         self.labels = list(labels)
-        self._rows: dict[str, int] = {}
+        pairs: dict[str, int] = {}
         self._word_rows: list[dict[str, int]] = [{} for _ in range(2 * REACH + 1)]
         for row, attribute in enumerate(attributes):
-            offset, name = parted(attribute)
-            index = self._rows if offset is None else self._word_rows[offset + REACH]
-            index[name] = row
+            offset, feature = parted(attribute)
+            if offset is None:
+                pairs[feature] = row
+            else:
+                self._word_rows[offset + REACH][feature] = row
+        self._pairs = PairIndex(pairs)
         # The last row is of no feature.
         self._weights, self._steps = np.vstack([weights, np.zeros_like(weights[:1])]), steps
         self._words: dict[str, Matrix] = {}
@@ -93,7 +97,10 @@ class Tagger:
         number = {word: place for place, word in enumerate(known)}
         stacked, at = np.stack(list(known.values())), np.array(places)
         words = np.array([number[word] for word in padded])
-        scores = self._summed([self._rows_of(features) for features in place_features(text, found, runs)])
+        run_of = np.repeat(np.arange(len(runs)), [end - start for start, end in runs])
+        scores = np.zeros((len(places), len(self.labels)), np.float32)
+        for rows in self._pairs.rows(columns(text, found), run_of, none=len(self._weights) - 1):
+            scores += self._weights[rows]
         for offset in range(-REACH, REACH + 1):
             scores += stacked[words[at + offset], offset + REACH]
         return scores
@@ -113,9 +120,6 @@ class Tagger:
             self._words.clear()
         self._words.update(made)
         return {word: made[word] if weights is None else weights for word, weights in known.items()}
-
-    def _rows_of(self, features: Iterable[str]) -> list[int]:
-        return [row for feature in features if (row := self._rows.get(feature)) is not None]
 
     def _summed(self, rows: Sequence[Sequence[int]]) -> Matrix:
         """The sum of each list's rows of weights; all first rows at once, then all second ones."""

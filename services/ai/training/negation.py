@@ -28,7 +28,7 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
                 rule=ruled_absent(document.text, truth.start, truth.end, label=truth.label, edges=edges),
                 sentence=sentence(edges, truth.start),
             )
-            yield found, truth.assertion == "negated"
+            yield ["\t".join(feature) for feature in found], truth.assertion == "negated"
 
 
 def train(documents: Sequence[Document]) -> dict[str, float]:
