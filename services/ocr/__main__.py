@@ -1,6 +1,8 @@
 """``python -m services.ocr``: claims ``ocr`` and ``ocr_pages`` jobs until told to stop."""
 
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,17 @@ def main() -> None:
     except ConfigurationError as error:
         exit_misconfigured(error)
 
+    folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", ignore_cleanup_errors=True)
+    fork_server = sandbox.fork_server(Path(folder.name), engine=settings.ocr_engine)
+
+    @asynccontextmanager
+    async def forking(_: Runtime) -> AsyncIterator[None]:
+        # Before the first claim: a thousand uploads at once should not wait for its imports.
+        if fork_server is not None:
+            await fork_server.start()
+        yield
+
     def build(runtime: Runtime) -> list[Handler[Any, Any]]:
-        folder = tempfile.TemporaryDirectory(prefix="chartloom-ocr-", ignore_cleanup_errors=True)
-        fork_server = sandbox.fork_server(Path(folder.name), engine=settings.ocr_engine)
         reader = DocumentReader(
             renderer=settings.ocr_renderer,
             engine=settings.ocr_engine,
@@ -65,6 +75,7 @@ def main() -> None:
         details={"engine": settings.ocr_engine, "renderer": settings.ocr_renderer, "confinement": sandbox.layers},
         # Short documents go on while a long one is read, and the other way round.
         take_turns=True,
+        around=forking,
     )
 
 

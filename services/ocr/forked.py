@@ -47,7 +47,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Started with the first child, and again where it died; its children die with it, and it with the service."""
+    """Started with the first child at the latest, and again where it died; its children die with it, and it with the service."""
 
     def __init__(self, command: list[str], *, documents: Path, folder: Path, environment: dict[str, str]) -> None:
         """``documents``: the folder of those that its children may be for."""
@@ -60,6 +60,12 @@ class ForkServer:
         self._starting = asyncio.Lock()
         self._number = 0
         self._children: dict[int, ForkedProcess] = {}
+
+    async def start(self) -> None:
+        """Begins what the first child would wait for."""
+        async with self._starting:
+            if self._control is None:
+                await self._start()
 
     async def fork(self, module: str, restrictions: Restrictions) -> ForkedProcess:
         """A child that runs ``module``. Raises OSError where no server can be had."""
