@@ -47,7 +47,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Started with the first child at the latest, and again where it died; its children die with it, and it with the service."""
+    """Started with the first child at the latest, and again where it died. Its children die with it."""
 
     def __init__(self, command: list[str], *, documents: Path, folder: Path, environment: dict[str, str]) -> None:
         """``documents``: the folder of those that its children may be for."""
