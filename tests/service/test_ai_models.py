@@ -47,6 +47,11 @@ def test_the_tagger_reads_prose() -> None:
     assert labels["oral"] == "route"
 
 
+def test_a_mark_alone_is_no_finding() -> None:
+    text = "Patient  : Theo Marsh          Sex: M    D.O.B. 30/07/2021\nAdmission: 18/11/2024"
+    assert [quote for quote in found(text) if not any(map(str.isalnum, quote))] == []
+
+
 def test_a_page_is_read_the_same_again_and_without_its_neighbours() -> None:
     reader = tagger.load()
     first = reader.find(REPORT)

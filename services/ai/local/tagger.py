@@ -78,7 +78,9 @@ class Tagger:
         if not runs:
             return ()
         likely = self.likely(text, found, runs)
-        return tuple(stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1)]))
+        tagged = stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1)])
+        # A full stop says nothing, whatever it seems to be.
+        return tuple(one for one in tagged if any(map(str.isalnum, text[one.start : one.end])))
 
     def likely(self, text: str, found: Tokens, runs: Sequence[tuple[int, int]]) -> Matrix:
         """How likely each label is at each token."""
