@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from .confinement import Restrictions, confine, limit_processor_time
+from .confinement import Restrictions, confine, limit_processor_time, name_process
 from .page_protocol import (
     HEADER,
     MAX_FRAME_BYTES,
@@ -104,7 +104,7 @@ def replies_only() -> BinaryIO:
 
 def main() -> None:
     replies = replies_only()
-    Path("/proc/self/comm").write_text(NAME)
+    name_process(NAME)
     collect_seldom()
     confine(Restrictions.model_validate_json(sys.argv[1]))
     serve(sys.stdin.buffer, replies)
