@@ -85,10 +85,12 @@ class ForkServer:
         try:
             socket.send_fds(control, [json.dumps(asked).encode()], [its_stdin, its_stdout])
             await asyncio.shield(child.handle)
-        except BaseException:
+        except BaseException as error:
             child.abandon()
             # Where it comes after all, nobody wants it any more.
             child.handle.add_done_callback(_end)
+            if isinstance(error, ConnectionError) and self._control is control:  # not heard yet that it died
+                self._lose()
             raise
         finally:
             os.close(its_stdin)

@@ -103,6 +103,18 @@ async def test_a_server_that_dies_while_it_is_asked_costs_the_document_an_attemp
     await document.close()
 
 
+async def test_a_server_whose_death_was_not_heard_of_yet_is_replaced(fork_server: ForkServer, letter: Path) -> None:
+    await fork_server.start()
+    assert fork_server._control is not None
+    asyncio.get_running_loop().remove_reader(fork_server._control.fileno())
+    os.killpg(pid_of(fork_server), signal.SIGKILL)
+    assert fork_server._process is not None
+    await fork_server._process.wait()
+    document = KeptDocument(make_reader(fork_server=fork_server), letter)
+    assert (await document.read(1)).page.page == 1
+    await document.close()
+
+
 async def test_a_page_that_takes_too_long_ends_its_child_alone(
     fork_server: ForkServer, forked: list[ForkedProcess], tmp_path: Path, letter: Path
 ) -> None:
