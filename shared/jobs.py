@@ -76,17 +76,44 @@ async def heartbeat_jobs(
     return {row["lease_token"]: row["state"] for row in rows}
 
 
+class Write(NamedTuple):
+    """How a result is written, by the statement that completes the job: all of it or nothing, in one round trip.
+
+    ``function`` takes the job's id, its lease token and ``arguments``, and returns what the job's own row keeps.
+    """
+
+    function: str
+    arguments: tuple[Any, ...]
+
+
+Result = dict[str, Any] | Write
+"""What the job's row keeps (counts, timings), or the function that tells it."""
+
+
+class Completed(NamedTuple):
+    """``following`` are the jobs enqueued. ``queue_seconds``: how long the document was in the queue that ends here."""
+
+    following: list[int]
+    queue_seconds: float | None
+
+
 async def complete_job(
-    connection: Connection, job: ClaimedJob, *, result: dict[str, Any] | None, traceparent: str | None
-) -> list[int]:
-    """Completes the job and enqueues what follows: the id of each. Raises LeaseLostError, JobCancelledError."""
+    connection: Connection, job: ClaimedJob, *, result: Result, traceparent: str | None, is_measured: bool = False
+) -> Completed:
+    """Completes the job and enqueues what follows. Raises LeaseLostError, JobCancelledError."""
+    expression, arguments = _expression(result, first=4)
+    measure = "chartloom.queue_seconds($1)" if is_measured else "null::float8"
     try:
-        following: list[int] = await connection.fetchval(
-            "select chartloom.complete_job($1, $2, $3, $4)", job.job_id, job.lease_token, result, traceparent
+        row = await connection.fetchrow(
+            f"select chartloom.complete_job($1, $2, {expression}, $3), {measure}",
+            job.job_id,
+            job.lease_token,
+            traceparent,
+            *arguments,
         )
     except asyncpg.PostgresError as error:
         raise translate(error) from error
-    return following
+    return Completed(*row)
 
 
 async def fan_out_job(
@@ -95,26 +122,35 @@ async def fan_out_job(
     *,
     child_type: str,
     payloads: Sequence[dict[str, Any]],
-    result: dict[str, Any] | None,
+    result: Result,
     traceparent: str | None,
 ) -> list[int]:
     """Completes the job into children: their ids. What follows its type follows the last of them to complete.
 
     Raises LeaseLostError, JobCancelledError.
     """
+    expression, arguments = _expression(result, first=6)
     try:
         rows = await connection.fetch(
-            "select chartloom.fan_out_job($1, $2, $3, $4, null, $5, $6) as id",
+            f"select chartloom.fan_out_job($1, $2, $3, $4, null, {expression}, $5) as id",
             job.job_id,
             job.lease_token,
             child_type,
             list(payloads),
-            result,
             traceparent,
+            *arguments,
         )
     except asyncpg.PostgresError as error:
         raise translate(error) from error
     return [row["id"] for row in rows]
+
+
+def _expression(result: Result, *, first: int) -> tuple[str, tuple[Any, ...]]:
+    """The result as an argument of a function whose own are ``$1``, the job, ``$2``, its lease, and up to ``first``."""
+    if isinstance(result, Write):
+        places = "".join(f", ${place}" for place in range(first, first + len(result.arguments)))
+        return f"{result.function}($1, $2{places})", result.arguments
+    return f"${first}", (result,)
 
 
 async def complete_jobs(

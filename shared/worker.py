@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from . import jobs
 from .completer import Completer
 from .contract.base import Row
-from .database import CONNECTION_ERRORS, DATABASE_AWAY, Connection, connect, translate
+from .database import CONNECTION_ERRORS, DATABASE_AWAY, connect, translate
 from .errors import (
     BusyError,
     ChartloomError,
@@ -31,7 +31,7 @@ from .errors import (
     TerminalError,
     TransientError,
 )
-from .jobs import ClaimedJob
+from .jobs import ClaimedJob, Result, Write
 from .listener import Listener
 from .logs import current_job, describe_error
 from .settings import ServiceSettings
@@ -84,22 +84,22 @@ class FanOut:
 
     child_type: str
     payloads: Sequence[dict[str, Any]]
-    result: dict[str, Any]
+    write: Write
 
 
 @dataclass(frozen=True)
 class Handler(Generic[P, R]):
     """What a service does for one type of job.
 
-    ``work`` takes a typed payload to a typed result and writes nothing. ``store`` writes the result inside the
-    transaction that completes the job; it names the lease, so that a holder who lost it writes nothing at all.
+    ``work`` takes a typed payload to a typed result and writes nothing. ``store`` says how the result is written, which
+    the statement that completes the job does by its lease: a holder who lost it writes nothing at all.
     """
 
     job_type: str
     payload: type[P]
     work: Callable[[ClaimedJob, P], Awaitable[R]]
-    store: Callable[[Connection, ClaimedJob, R], Awaitable[dict[str, Any] | FanOut]] | None = None
-    """Returns the job's own small result (counts, timings) for its row. None: what ``work`` returns is all of it."""
+    store: Callable[[ClaimedJob, R], Write | FanOut] | None = None
+    """None: what ``work`` returns is all of it, small enough for the job's own row."""
 
 
 @dataclass(slots=True, eq=False)
@@ -461,16 +461,7 @@ class Worker:
         if task.cancelling():
             task.uncancel()  # it was this job's, and the task goes on to the next
         if outcome:
-            if outcome == "completed" and job.job_type in self._queue_ends:
-                await self._measure_queue(job)
             self._ended(attempt, outcome)
-
-    async def _measure_queue(self, job: ClaimedJob) -> None:
-        """How long the document was in the queue that this job ended. A measurement that fails is no failure."""
-        with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError), suppress_instrumentation():
-            seconds = await self._pool.fetchval("select chartloom.queue_seconds($1)", job.job_id)
-            if seconds is not None:
-                _queue_times[self._queue_ends[job.job_type]].record(seconds)
 
     async def _run_and_settle(self, attempt: _Attempt, span: Span) -> str | None:
         """The outcome; None where the completer will tell it."""
@@ -481,7 +472,8 @@ class Worker:
             if job.is_noop or (handler.store is None and not self._follow_ups.get(job.job_type)):
                 self._completer.add(job, result)
                 return None
-            return await self._settle(job, lambda: self._complete(handler, job, result))
+            stored = handler.store(job, result) if handler.store else result
+            return await self._settle(job, lambda: self._complete(job, stored))
         except asyncio.CancelledError:
             return await self._end_cancelled(attempt, span)
         except (BusyError, *DATABASE_AWAY) as error:
@@ -519,15 +511,15 @@ class Worker:
         current_job.set(attempt.job)
         self._ended(attempt, await self._end_failed(attempt.job, error, INVALID_SPAN))
 
-    async def _settle(self, job: ClaimedJob, transaction: Callable[[], Awaitable[str]]) -> str:
-        """Runs the transaction that ends the attempt, again while the database is away: finished work is worth waiting.
+    async def _settle(self, job: ClaimedJob, statement: Callable[[], Awaitable[str]]) -> str:
+        """Runs the statement that ends the attempt, again while the database is away: finished work is worth waiting.
 
         If a commit's answer was lost, the second try finds the lease gone: the job was settled, by this very attempt.
         """
         unsure = False
         while True:
             try:
-                return await transaction()
+                return await statement()
             except CONNECTION_ERRORS as error:
                 if self._pool.is_closing() or time.monotonic() > job.run_deadline:
                     # Nobody is left to write it, or nobody waits for it: the sweeper gives the job to the next.
@@ -541,33 +533,38 @@ class Worker:
                 self._log.warning("job_given_up", code=code)
                 return code
 
-    async def _complete(self, handler: Handler[Any, Any], job: ClaimedJob, result: Any) -> str:
-        follow_up = self._follow_ups.get(job.job_type)
+    async def _complete(self, job: ClaimedJob, stored: Result | FanOut) -> str:
         with message_span("settle", job.job_type, SpanKind.CLIENT, **_ids(job)):
-            async with self._pool.acquire() as connection, connection.transaction():
-                try:
-                    summary = await handler.store(connection, job, result) if handler.store else result
-                except asyncpg.PostgresError as error:
-                    raise translate(error) from error
-                if isinstance(summary, FanOut):
-                    with message_span("send", summary.child_type, SpanKind.PRODUCER, **_ids(job)) as send:
-                        sent = await jobs.fan_out_job(
-                            connection,
-                            job,
-                            child_type=summary.child_type,
-                            payloads=summary.payloads,
-                            result=summary.result,
-                            traceparent=traceparent_of(send),
-                        )
-                        send.set_attribute("messaging.batch.message_count", len(sent))
-                    return "completed"
-                if not follow_up:
-                    await jobs.complete_job(connection, job, result=summary, traceparent=None)
-                    return "completed"
-                with message_span("send", follow_up, SpanKind.PRODUCER, **_ids(job)) as send:
-                    sent = await jobs.complete_job(connection, job, result=summary, traceparent=traceparent_of(send))
-                    send.set_attribute("messaging.message.id", ",".join(map(str, sent)))
+            if isinstance(stored, FanOut):
+                with message_span("send", stored.child_type, SpanKind.PRODUCER, **_ids(job)) as send:
+                    sent = await jobs.fan_out_job(
+                        self._pool,
+                        job,
+                        child_type=stored.child_type,
+                        payloads=stored.payloads,
+                        result=stored.write,
+                        traceparent=traceparent_of(send),
+                    )
+                    send.set_attribute("messaging.batch.message_count", len(sent))
+                return "completed"
+            follow_up = self._follow_ups.get(job.job_type)
+            if not follow_up:
+                await self._complete_and_measure(job, stored, None)
+                return "completed"
+            with message_span("send", follow_up, SpanKind.PRODUCER, **_ids(job)) as send:
+                following = await self._complete_and_measure(job, stored, traceparent_of(send))
+                send.set_attribute("messaging.message.id", ",".join(map(str, following)))
         return "completed"
+
+    async def _complete_and_measure(self, job: ClaimedJob, result: Result, traceparent: str | None) -> list[int]:
+        """The jobs that follow. Records how long the document was in the queue that the job ended, if it ended one."""
+        queue = self._queue_ends.get(job.job_type)
+        completed = await jobs.complete_job(
+            self._pool, job, result=result, traceparent=traceparent, is_measured=queue is not None
+        )
+        if queue is not None and completed.queue_seconds is not None:
+            _queue_times[queue].record(completed.queue_seconds)
+        return completed.following
 
     async def _fail(self, job: ClaimedJob, failure: ChartloomError) -> str:
         with message_span("settle", job.job_type, SpanKind.CLIENT, **_ids(job)):

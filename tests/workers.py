@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 
 from shared.contract.base import Row
-from shared.database import Connection, open_pool
-from shared.jobs import ClaimedJob
+from shared.database import open_pool
+from shared.jobs import ClaimedJob, Write
 from shared.listener import Listener
 from shared.settings import ServiceSettings
 from shared.worker import Handler, Worker
@@ -24,7 +24,7 @@ class ProbePayload(Row):
 
 
 Work = Callable[[int], Awaitable[None]]
-Store = Callable[[Connection, ClaimedJob, dict[str, Any]], Awaitable[dict[str, Any]]]
+Store = Callable[[ClaimedJob, dict[str, Any]], Write]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,12 @@ async def make_probe_type(owner: asyncpg.Connection, **columns: Any) -> None:
     places = ", ".join(f"${place}" for place in range(1, len(values) + 1))
     await owner.execute(f"insert into chartloom.job_types ({', '.join(values)}) values ({places})", *values.values())
     await owner.execute("create table effects (number integer, worker_id text)")
-    await owner.execute("grant insert on effects to chartloom_ocr")
+    await owner.execute(
+        "create function leave_effect(p_job_id bigint, p_lease_token uuid, p_result jsonb) returns jsonb "
+        "language sql security definer as "
+        "$$ insert into effects values ((p_result ->> 'number')::integer, p_result ->> 'worker_id') "
+        "returning p_result $$"
+    )
 
 
 async def enqueue_probes(owner: asyncpg.Connection, numbers: range) -> None:
@@ -61,10 +66,9 @@ async def enqueue_probes(owner: asyncpg.Connection, numbers: range) -> None:
     )
 
 
-async def leave_effect(connection: Connection, job: ClaimedJob, result: dict[str, Any]) -> dict[str, Any]:
-    """The probe's ``store``: a row in the transaction that completes the job."""
-    await connection.execute("insert into effects values ($1, $2)", job.payload["number"], result["worker_id"])
-    return result
+def leave_effect(_: ClaimedJob, result: dict[str, Any]) -> Write:
+    """The probe's ``store``: a row, in the statement that completes the job."""
+    return Write("leave_effect", (result,))
 
 
 async def effects(owner: asyncpg.Connection) -> list[int]:

@@ -1,16 +1,16 @@
 """What happens to one job of each pass: read what the last step left, ask the provider, keep the answer."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.pages import Page
 from shared.contract.payloads import DocumentPayload
-from shared.database import Connection
-from shared.jobs import ClaimedJob
-from shared.results import read_pass
+from shared.jobs import ClaimedJob, Write
+from shared.results import parse_pass
 from shared.telemetry import meter
 from shared.worker import Handler
 
@@ -46,55 +46,66 @@ class AiHandler:
         ]
 
     async def detect(self, job: ClaimedJob, _: DocumentPayload) -> Detection:
-        async with self._resumed(job, "detect") as provider:
-            return await passes.detect(await read_pages(self._pool, job), provider, checker=self._checker)
+        read = await read_input(self._pool, job)
+        async with self._resumed(job, "detect", read) as provider:
+            return await passes.detect(read.pages, provider, checker=self._checker)
 
     async def enrich(self, job: ClaimedJob, _: DocumentPayload) -> Enrichment:
-        detection = await read_pass(self._pool, job, "detect", Detection)
-        async with self._resumed(job, "enrich") as provider:
-            return await passes.enrich(await read_pages(self._pool, job), detection, provider)
+        read = await read_input(self._pool, job, earlier="detect")
+        detection = parse_pass("detect", read.earlier, Detection)
+        async with self._resumed(job, "enrich", read) as provider:
+            return await passes.enrich(read.pages, detection, provider)
 
     async def narrate(self, job: ClaimedJob, _: DocumentPayload) -> Narration:
-        enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
-        async with self._resumed(job, "narrate") as provider:
+        read = await read_input(self._pool, job, earlier="enrich", with_pages=False)
+        enrichment = parse_pass("enrich", read.earlier, Enrichment)
+        async with self._resumed(job, "narrate", read) as provider:
             return await passes.narrate(enrichment, provider)
 
-    def _resumed(self, job: ClaimedJob, name: str) -> AbstractAsyncContextManager[Provider]:
+    def _resumed(self, job: ClaimedJob, name: str, read: "PassInput") -> AbstractAsyncContextManager[Provider]:
         """Goes on where an earlier attempt was ended."""
-        return with_checkpoints(self._provider, self._pool, job, name)
+        return with_checkpoints(self._provider, self._pool, job, name, read.checkpoints)
 
 
-async def read_pages(pool: asyncpg.Pool, job: ClaimedJob) -> list[Page]:
-    rows = await pool.fetch("select * from chartloom.read_pages_v2($1, $2)", job.job_id, job.lease_token)
-    return [Page.model_validate(dict(row)) for row in rows]
+class PassInput(NamedTuple):
+    """What a pass reads: pages, the earlier pass' result, and each question of the run that was answered already."""
+
+    pages: list[Page]
+    earlier: Any
+    checkpoints: list[dict[str, Any]]
 
 
-async def save_detection(connection: Connection, job: ClaimedJob, detection: Detection) -> dict[str, Any]:
+async def read_input(
+    pool: asyncpg.Pool, job: ClaimedJob, *, earlier: str | None = None, with_pages: bool = True
+) -> PassInput:
+    row = await pool.fetchrow(
+        "select * from chartloom.read_ai_input($1, $2, $3, $4)", job.job_id, job.lease_token, with_pages, earlier
+    )
+    assert row is not None
+    pages = [Page.model_validate(page) for page in row["pages"] or ()]
+    return PassInput(pages, row["earlier"], row["checkpoints"] or [])
+
+
+def save_detection(_: ClaimedJob, detection: Detection) -> Write:
     _findings.add(len(detection.findings), {"pass": "detect", "grounded": "yes"})
     _findings.add(len(detection.rejected), {"pass": "detect", "grounded": "no"})
     _missed.add(len(detection.missed), {"model": detection.engine.model})
-    await save_pass(connection, job, "detect", detection)
-    return {"findings": len(detection.findings), "rejected": len(detection.rejected)}
+    summary = {"findings": len(detection.findings), "rejected": len(detection.rejected)}
+    return write_passes({"detect": detection}, summary)
 
 
-async def save_enrichment(connection: Connection, job: ClaimedJob, enrichment: Enrichment) -> dict[str, Any]:
-    await save_pass(connection, job, "enrich", enrichment)
-    return {"entities": len(enrichment.entities), "rejected": len(enrichment.rejected)}
+def save_enrichment(_: ClaimedJob, enrichment: Enrichment) -> Write:
+    summary = {"entities": len(enrichment.entities), "rejected": len(enrichment.rejected)}
+    return write_passes({"enrich": enrichment}, summary)
 
 
-async def save_narration(connection: Connection, job: ClaimedJob, narration: Narration) -> dict[str, Any]:
+def save_narration(_: ClaimedJob, narration: Narration) -> Write:
     _dropped.add(narration.dropped, {"model": narration.engine.model})
-    await save_pass(connection, job, "narrate", narration)
-    return {"sentences": len(narration.sentences), "timeline": len(narration.timeline)}
+    summary = {"sentences": len(narration.sentences), "timeline": len(narration.timeline)}
+    return write_passes({"narrate": narration}, summary)
 
 
-async def save_pass(
-    connection: Connection, job: ClaimedJob, name: str, result: Detection | Enrichment | Narration
-) -> None:
-    await connection.execute(
-        "select chartloom.save_ai_pass($1, $2, $3, $4), chartloom.delete_ai_checkpoints($1, $2)",
-        job.job_id,
-        job.lease_token,
-        name,
-        result.model_dump(mode="json"),
-    )
+def write_passes(results: Mapping[str, Detection | Enrichment | Narration], summary: dict[str, int]) -> Write:
+    """``summary`` is for the job's own row."""
+    dumped = {name: result.model_dump(mode="json") for name, result in results.items()}
+    return Write("chartloom.write_ai_passes", (dumped, summary))

@@ -4,18 +4,16 @@ Its results are rows beside the document's own, for ``chartloom compare``; no cl
 """
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import asyncpg
 
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.payloads import DocumentPayload
-from shared.database import Connection
-from shared.jobs import ClaimedJob
+from shared.jobs import ClaimedJob, Write
 from shared.worker import Handler
 
 from . import passes
-from .handler import read_pages, save_pass
+from .handler import PassInput, read_input, write_passes
 from .providers import Provider, with_checkpoints
 
 JOB_TYPE = "ai_shadow"
@@ -31,21 +29,21 @@ class ShadowHandler:
         return Handler(job_type=JOB_TYPE, payload=DocumentPayload, work=self.read, store=save_results)
 
     async def read(self, job: ClaimedJob, _: DocumentPayload) -> Results:
-        pages = await read_pages(self._pool, job)
-        async with self._resumed(job, "detect") as provider:
-            detection = await passes.detect(pages, provider)
-        async with self._resumed(job, "enrich") as provider:
-            enrichment = await passes.enrich(pages, detection, provider)
-        async with self._resumed(job, "narrate") as provider:
+        read = await read_input(self._pool, job)
+        async with self._resumed(job, "detect", read) as provider:
+            detection = await passes.detect(read.pages, provider)
+        async with self._resumed(job, "enrich", read) as provider:
+            enrichment = await passes.enrich(read.pages, detection, provider)
+        async with self._resumed(job, "narrate", read) as provider:
             return detection, enrichment, await passes.narrate(enrichment, provider)
 
-    def _resumed(self, job: ClaimedJob, name: str) -> AbstractAsyncContextManager[Provider]:
-        return with_checkpoints(self._provider, self._pool, job, name)
+    def _resumed(self, job: ClaimedJob, name: str, read: PassInput) -> AbstractAsyncContextManager[Provider]:
+        return with_checkpoints(self._provider, self._pool, job, name, read.checkpoints)
 
 
-async def save_results(connection: Connection, job: ClaimedJob, results: Results) -> dict[str, Any]:
+def save_results(_: ClaimedJob, results: Results) -> Write:
     detection, enrichment, narration = results
-    await save_pass(connection, job, "detect", detection)
-    await save_pass(connection, job, "enrich", enrichment)
-    await save_pass(connection, job, "narrate", narration)
-    return {"entities": len(enrichment.entities), "sentences": len(narration.sentences)}
+    return write_passes(
+        {"detect": detection, "enrich": enrichment, "narrate": narration},
+        {"entities": len(enrichment.entities), "sentences": len(narration.sentences)},
+    )

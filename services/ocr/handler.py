@@ -4,20 +4,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import structlog
 
 from shared.contract.payloads import DocumentPayload, PagesPayload
-from shared.database import Connection
-from shared.errors import TerminalError
-from shared.jobs import ClaimedJob
+from shared.errors import ChartloomError, TerminalError
+from shared.jobs import ClaimedJob, Write
 from shared.storage import Storage
 from shared.telemetry import meter
 from shared.worker import FanOut, Handler, report_progress
 
 from .hand_out import Pace
-from .keeping import PageKeeper, save_pages
+from .keeping import PageKeeper
 from .open_documents import KeptDocument, OpenDocuments, Upload
 from .page_protocol import PageRead
 from .scan.scanner import Announced, Scanner, objection
@@ -57,46 +57,41 @@ class OcrHandler:
 
     async def read_document(self, job: ClaimedJob, _: DocumentPayload) -> Reading:
         """The pages that are missing; those of a long document are handed out, once it is known how long they take."""
-        upload = await self._upload(job)
+        upload, announced = await self._input(job)
         async with self._documents.borrow(upload) as document:
-            await self._scan(job, document)
-            return await self._read(job, upload, document, await self._missing(job, document), may_hand_out=True)
+            missing = await self._begin(job, document, announced)
+            return await self._read(job, upload, document, missing, may_hand_out=True)
 
     async def read_range(self, job: ClaimedJob, payload: PagesPayload) -> Reading:
-        upload = await self._upload(job)
+        upload, _ = await self._input(job)
         async with self._documents.borrow(upload) as document:
             document.is_wanted_again = True
             wanted = range(payload.first_page, payload.last_page + 1)
-            missing = [number for number in await self._missing(job, document) if number in wanted]
+            all_missing = await self._pool.fetchval(
+                "select chartloom.missing_pages($1, $2, $3)", *lease_of(job), await document.open()
+            )
+            missing = [number for number in all_missing if number in wanted]
             return await self._read(job, upload, document, missing, may_hand_out=False)
 
-    async def _upload(self, job: ClaimedJob) -> Upload:
-        upload = await self._pool.fetchrow("select * from chartloom.read_upload($1, $2)", job.job_id, job.lease_token)
-        if upload is None:
+    async def _input(self, job: ClaimedJob) -> tuple[Upload, Announced]:
+        read = await self._pool.fetchrow("select * from chartloom.read_ocr_input($1, $2)", *lease_of(job))
+        if read is None:
             raise TerminalError("upload_missing", "The document has no upload.")
-        return Upload(upload["storage_path"], upload["sha256"])
+        return Upload(read["storage_path"], read["sha256"]), Announced(read["extension"], read["mime_type"])
 
-    async def _scan(self, job: ClaimedJob, document: KeptDocument) -> None:
-        """Keeps the verdict on the file, whatever it is, and ends the document where it is not to be read."""
-        announced = await self._pool.fetchrow(
-            "select * from chartloom.read_announced_type($1, $2)", job.job_id, job.lease_token
-        )
-        assert announced is not None
-        verdict = await self._scanner.scan(document, Announced(announced["extension"], announced["mime_type"]))
+    async def _begin(self, job: ClaimedJob, document: KeptDocument, announced: Announced) -> list[int]:
+        """Scans and opens it: the pages that are missing. The verdict is kept, whatever becomes of the file."""
+        verdict = await self._scanner.scan(document, announced)
         _scanned.add(1, {"decision": verdict.decision, "antivirus": verdict.antivirus.status})
-        await self._pool.execute(
-            "select chartloom.save_scan_verdict($1, $2, $3)",
-            job.job_id,
-            job.lease_token,
-            verdict.model_dump(mode="json"),
-        )
-        if (ended := objection(verdict)) is not None:
-            raise ended
-
-    async def _missing(self, job: ClaimedJob, document: KeptDocument) -> list[int]:
-        missing: list[int] = await self._pool.fetchval(
-            "select chartloom.missing_pages($1, $2, $3)", job.job_id, job.lease_token, await document.open()
-        )
+        kept = (*lease_of(job), verdict.model_dump(mode="json"))
+        try:
+            if (ended := objection(verdict)) is not None:
+                raise ended
+            pages = await document.open()
+        except ChartloomError:
+            await self._pool.execute("select chartloom.save_scan_verdict($1, $2, $3)", *kept)
+            raise
+        missing: list[int] = await self._pool.fetchval("select chartloom.begin_reading($1, $2, $3, $4)", *kept, pages)
         return missing
 
     async def _read(
@@ -132,11 +127,14 @@ def _measure(read: PageRead) -> None:
         _confidence.record(sum(word.confidence for word in page.words) / len(page.words))
 
 
-async def finish(connection: Connection, job: ClaimedJob, reading: Reading) -> dict[str, Any] | FanOut:
-    if reading.rest:
-        await save_pages(connection, job, reading.rest)
-    result = {"pages": reading.pages, "words": reading.words}
+def lease_of(job: ClaimedJob) -> tuple[int, UUID]:
+    return job.job_id, job.lease_token
+
+
+def finish(job: ClaimedJob, reading: Reading) -> Write | FanOut:
+    summary = {"pages": reading.pages, "words": reading.words}
     if not reading.handed_out:
-        return result
+        return Write("chartloom.write_ocr_pages", (reading.rest, summary))
     payloads = [{**job.payload, "first_page": first, "last_page": last} for first, last in reading.handed_out]
-    return FanOut("ocr_pages", payloads, {**result, "jobs": len(payloads)})
+    write = Write("chartloom.write_ocr_pages", (reading.rest, {**summary, "jobs": len(payloads)}))
+    return FanOut("ocr_pages", payloads, write)

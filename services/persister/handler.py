@@ -1,15 +1,12 @@
 """What happens to one ``persist`` job: read the passes' results, shape the rows, write them as the job completes."""
 
-from typing import Any
-
 import asyncpg
 
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.payloads import DocumentPayload
-from shared.database import Connection
 from shared.errors import TerminalError
-from shared.jobs import ClaimedJob
-from shared.results import read_pass
+from shared.jobs import ClaimedJob, Write
+from shared.results import parse_pass
 from shared.worker import Handler
 
 from . import identity
@@ -24,16 +21,17 @@ class PersistHandler:
         return Handler(job_type="persist", payload=DocumentPayload, work=self.shape_rows, store=write_rows)
 
     async def shape_rows(self, job: ClaimedJob, payload: DocumentPayload) -> ClinicalRows:
-        detection = await read_pass(self._pool, job, "detect", Detection)
-        enrichment = await read_pass(self._pool, job, "enrich", Enrichment)
-        narration = await read_pass(self._pool, job, "narrate", Narration)
-        lease = (job.job_id, job.lease_token)
-        read = await self._pool.fetch("select page, text from chartloom.read_page_texts($1, $2)", *lease)
-        pages = {row["page"]: row["text"] for row in read}
-        check_grounded(enrichment, pages)
-        profile = await self._pool.fetchrow(
-            "select display_name, birth_date from chartloom.read_profile($1, $2)", *lease
+        read = await self._pool.fetchrow(
+            "select * from chartloom.read_persist_input($1, $2)", job.job_id, job.lease_token
         )
+        assert read is not None
+        results = read["passes"] or {}
+        detection = parse_pass("detect", results.get("detect"), Detection)
+        enrichment = parse_pass("enrich", results.get("enrich"), Enrichment)
+        narration = parse_pass("narrate", results.get("narrate"), Narration)
+        pages = {int(page): text for page, text in (read["pages"] or {}).items()}
+        check_grounded(enrichment, pages)
+        profile = identity.Profile(read["display_name"], read["birth_date"])
         return clinical_rows(
             payload.run_id,
             payload.shell_file_id,
@@ -41,7 +39,7 @@ class PersistHandler:
             narration,
             (*detection.rejected, *enrichment.rejected),
             detection=detection,
-            contradictions=identity.contradictions(pages, identity.Profile(*profile)) if profile else (),
+            contradictions=identity.contradictions(pages, profile),
         )
 
 
@@ -56,8 +54,5 @@ def check_grounded(enrichment: Enrichment, pages: dict[int, str]) -> None:
                 )
 
 
-async def write_rows(connection: Connection, job: ClaimedJob, rows: ClinicalRows) -> dict[str, Any]:
-    written = await connection.fetchval(
-        "select chartloom.persist_findings($1, $2, $3)", job.job_id, job.lease_token, rows
-    )
-    return {"rows": written}
+def write_rows(_: ClaimedJob, rows: ClinicalRows) -> Write:
+    return Write("chartloom.write_findings", (rows,))

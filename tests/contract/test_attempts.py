@@ -44,6 +44,13 @@ CHANGES = [
     ("read pages", "select chartloom.read_pages($1, $2)"),
     ("read pages and tables", "select chartloom.read_pages_v2($1, $2)"),
     ("read a pass", "select chartloom.read_ai_pass($1, $2, 'detect')"),
+    ("read what OCR needs", "select chartloom.read_ocr_input($1, $2)"),
+    ("read what a pass needs", "select chartloom.read_ai_input($1, $2, true, 'detect')"),
+    ("read what the persister needs", "select chartloom.read_persist_input($1, $2)"),
+    ("begin to read", "select chartloom.begin_reading($1, $2, '{}', 1)"),
+    ("write pages", "select chartloom.complete_job($1, $2, chartloom.write_ocr_pages($1, $2, '[]', '{}'))"),
+    ("write passes", "select chartloom.complete_job($1, $2, chartloom.write_ai_passes($1, $2, '{}', '{}'))"),
+    ("write findings", "select chartloom.complete_job($1, $2, chartloom.write_findings($1, $2, '{}'))"),
 ]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from shared.contract.base import Row
 from shared.contract.payloads import DocumentPayload
-from shared.database import Connection, connect, open_pool
+from shared.database import connect, open_pool
 from shared.errors import BusyError, TerminalError, TransientError
-from shared.jobs import ClaimedJob
+from shared.jobs import ClaimedJob, Write
 from shared.listener import Listener
 from shared.settings import ServiceSettings
 from shared.worker import Handler, Worker, report_progress
@@ -68,10 +68,9 @@ async def start(database: Database) -> AsyncIterator[Start]:
         )
         stored: list[str] = []
 
-        async def store(connection: Connection, job: ClaimedJob, result: str) -> dict[str, Any]:
-            await connection.execute("select chartloom.save_ocr_pages($1, $2, '[]')", job.job_id, job.lease_token)
+        def store(_: ClaimedJob, result: str) -> Write:
             stored.append(result)
-            return {"said": result}
+            return Write("chartloom.write_ocr_pages", ([], {"said": result}))
 
         handler = Handler(job_type="ocr", payload=DocumentPayload, work=lambda job, _: work(job), store=store)
         worker = Worker(

@@ -1,7 +1,7 @@
 """What a provider is. The passes know this and nothing of who answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -155,15 +155,18 @@ def within_limits(provider: Provider, pool: asyncpg.Pool) -> Provider:
 
 @asynccontextmanager
 async def with_checkpoints(
-    provider: Provider, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str
+    provider: Provider, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str, rows: Sequence[Mapping[str, Any]]
 ) -> AsyncIterator[Provider]:
-    """For one pass of one job: it asks nothing twice. The local engine is done before it could be killed."""
+    """For one pass of one job, and ``rows`` of what its run has asked: it asks nothing twice.
+
+    The local engine is done before it could be killed.
+    """
     if not isinstance(provider, AskingProvider):
         yield provider
         return
     from .checkpointed import CheckpointedProvider, Checkpoints  # noqa: PLC0415
 
-    checkpoints = await Checkpoints.read(pool, job, pass_name)
+    checkpoints = Checkpoints(pool, job, pass_name, rows)
     try:
         yield CheckpointedProvider(provider, checkpoints)
     except BaseException:

@@ -1,7 +1,7 @@
 """A provider that asks nothing twice: what each question of a pass came to is a row, until the pass is stored."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,23 +35,17 @@ class Checkpoints:
     a retry may have more luck.
     """
 
-    def __init__(self, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str, known: dict[str, Outcome]) -> None:
+    def __init__(self, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._pool = pool
         self._job = job
         self._pass_name = pass_name
-        self._known = known
+        self._known = {
+            row["question"]: Outcome(row["outcome"], row["usage"], row["answer"], row["complaint"])
+            for row in rows
+            if row["pass"] == pass_name
+        }
         self._open = 0
         self._last: tuple[str, Outcome] | None = None
-
-    @classmethod
-    async def read(cls, pool: asyncpg.Pool, job: ClaimedJob, pass_name: str) -> "Checkpoints":
-        rows = await pool.fetch(
-            "select * from chartloom.read_ai_checkpoints($1, $2, $3)", job.job_id, job.lease_token, pass_name
-        )
-        known = {
-            row["question"]: Outcome(row["outcome"], row["usage"], row["answer"], row["complaint"]) for row in rows
-        }
-        return cls(pool, job, pass_name, known)
 
     def find(self, question: str) -> Outcome | None:
         return self._known.get(question)
