@@ -44,6 +44,11 @@ SETTLE_RETRY_SECONDS = 0.5
 HEARTBEAT_RETRY_SECONDS = 0.5
 CLAIM_AT_MOST = 500
 LINGER_SECONDS = 0.02
+LINGER_SHARE = 0.02
+LINGER_AT_MOST_SECONDS = 0.25
+"""Of what a job takes, and at most, that one waits for its claim, so that many are claimed at once: a claim costs
+Postgres a millisecond, be it for one job or for a hundred."""
+MEAN_WEIGHT = 0.05
 LATE_COMMIT_SECONDS = 0.1
 POLL_ONLY_SECONDS = 1.0
 NOTIFIED_POLL_FACTOR = 4
@@ -167,6 +172,7 @@ class Worker:
         self._queue_ends: dict[str, str] = {}
         self._completer = Completer(pool, self._completion_ended)
         self._claimed_at = float("-inf")
+        self._mean_seconds = 0.0
         self._measured_at = float("-inf")
         self._look_again = False
         self._came_round_at = time.monotonic()
@@ -243,14 +249,18 @@ class Worker:
         """One turn: claim; if that came short, linger, open the gate, look again, sleep."""
         if not self._follow_ups:
             await self._read_follow_ups()
+        pause = min(LINGER_SHARE * self._mean_seconds, LINGER_AT_MOST_SECONDS)
+        linger = max(LINGER_SECONDS, pause)
         if self._room() == 0:
             # A job that ends, ends the sleep.
             await self._listener.sleep(self._settings.poll_seconds)
+            if not self._stopping.is_set():
+                await self._listener.sleep(pause)
         elif await self._claim():
             return
-        elif time.monotonic() - self._claimed_at < LINGER_SECONDS:
+        elif time.monotonic() - self._claimed_at < linger:
             # Under a steady load a gate that opens and shuts for each job costs more than a look a little later.
-            await self._listener.sleep(LINGER_SECONDS / 2)
+            await self._listener.sleep(linger)
         elif not self._stopping.is_set():
             opened = False
             with self._until_stopped():
@@ -365,11 +375,15 @@ class Worker:
 
     def _ended(self, attempt: _Attempt, outcome: str) -> None:
         job = attempt.job
+        if self._room() == 0:
+            # The sleeping loop has room again, and nobody else would tell it.
+            self._listener.nudge()
         del self._running[job.lease_token]
         if not self._running:
             self._busy.clear()
             self._idle.set()
         seconds = time.monotonic() - attempt.began
+        self._mean_seconds += MEAN_WEIGHT * (seconds - self._mean_seconds)
         self._outcomes[job.job_type, outcome] += 1
         if attempt.is_measured:
             _work_time.record(seconds, {"job_type": job.job_type})
@@ -377,8 +391,6 @@ class Worker:
         context = current_job.set(job)
         self._log.info("job_attempt_ended", outcome=outcome, seconds=round(seconds, 3))
         current_job.reset(context)
-        # The sleeping loop has room again; its gate may stay open, so nobody else would tell it.
-        self._listener.nudge()
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

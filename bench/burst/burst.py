@@ -4,7 +4,7 @@
 - ``complete_upload``, from when each call was due: a thousand within one second, and the heavy patient's one after
   another meanwhile.
 - The others' end-to-end time, from their upload to their persisted findings, beside the heavy patient and alone.
-- What the four services use while they wait for documents.
+- What the four services use while they wait for more documents.
 
 Digital PDFs of one page. One document has gone through each connection before, so that connections and services are
 as those of a gateway and a service that have run for a while: a new connection's plans take 15 ms. Everything,
@@ -144,10 +144,6 @@ async def burst(ground: Ground, count: int, heavy: int, idle: list[Idle]) -> Out
         ):
             await asyncio.gather(*(signed_in.complete(upload, 0) for upload in uploads[heavy + count :]))
             await until_completed(owner, len(first), LONGEST_SECONDS)
-            if heavy:
-                idle.append(
-                    await waiting(ground, database, [program for group in programs.values() for program in group])
-                )
             committed = await commits(ground, database)
             began = time.perf_counter()
             took = await asyncio.gather(
@@ -159,6 +155,10 @@ async def burst(ground: Ground, count: int, heavy: int, idle: list[Idle]) -> Out
             makespan = time.perf_counter() - began
             connections = max(connections, await owner.fetchval(CONNECTIONS, database))
             committed = await commits(ground, database) - committed
+            if heavy:
+                idle.append(
+                    await waiting(ground, database, [program for group in programs.values() for program in group])
+                )
         waits = [row[0] for row in await owner.fetch(END_TO_END, others)]
         return Outcome(
             enqueue_p99=quantiles([*took[0], *took[1]], n=100)[98],
