@@ -52,9 +52,10 @@ async def make_probe_type(owner: asyncpg.Connection, **columns: Any) -> None:
     places = ", ".join(f"${place}" for place in range(1, len(values) + 1))
     await owner.execute(f"insert into chartloom.job_types ({', '.join(values)}) values ({places})", *values.values())
     await owner.execute("create table effects (number integer, worker_id text)")
+    await owner.execute("grant insert on effects to chartloom_ocr")
     await owner.execute(
         "create function leave_effect(p_job_id bigint, p_lease_token uuid, p_result jsonb) returns jsonb "
-        "language sql security definer as "
+        "language sql as "
         "$$ insert into effects values ((p_result ->> 'number')::integer, p_result ->> 'worker_id') "
         "returning p_result $$"
     )
