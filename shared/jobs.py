@@ -86,7 +86,7 @@ class Write(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-Result = dict[str, Any] | Write
+Result = dict[str, Any] | Write | None
 """What the job's row keeps (counts, timings), or the function that tells it."""
 
 
@@ -113,6 +113,7 @@ async def complete_job(
         )
     except asyncpg.PostgresError as error:
         raise translate(error) from error
+    assert row is not None
     return Completed(*row)
 
 

@@ -32,7 +32,7 @@ from shared.contract.findings import (
     TimelineEntry,
 )
 from shared.contract.payloads import DocumentPayload
-from shared.jobs import ClaimedJob, claim_jobs, complete_job
+from shared.jobs import ClaimedJob, Write, claim_jobs, complete_job
 
 ENGINE = Engine(provider="bench", model="invented", prompt_version="1", schema_version="1")
 FINDINGS = (60, 100)
@@ -288,13 +288,12 @@ class Persister:
         return [(job, await self._handler.work(job, DocumentPayload.model_validate(job.payload))) for job in claimed]
 
     async def store(self, connection: PoolConnectionProxy, shaped: Shaped) -> None:
-        """The transaction that writes them and completes the job."""
+        """The statement that writes them and completes the job."""
         job, rows = shaped
         assert self._handler.store is not None
-        async with connection.transaction():
-            summary = await self._handler.store(connection, job, rows)
-            assert isinstance(summary, dict)
-            await complete_job(connection, job, result=summary, traceparent=None)
+        write = self._handler.store(job, rows)
+        assert isinstance(write, Write)
+        await complete_job(connection, job, result=write, traceparent=None)
 
 
 def _uuid(random_source: random.Random) -> UUID:
