@@ -17,6 +17,7 @@ from shared.storage import LocalStorage, StoredFile
 from tests.conftest import Database, Patient
 from tests.pipeline import claim, page, persist_document
 from tests.users import RefusedError, as_user, become_user, upload
+from tests.waiting import until
 
 CANARY = "zqcanary"
 NO_SUCH_PATIENT = {"error": {"code": "CL007", "message": "patient_id: no such patient"}}
@@ -313,8 +314,7 @@ async def test_uploads_that_race_with_an_erasure_leave_nothing(
         await connection.close()
 
     busy = [asyncio.create_task(keep_uploading(name)) for name in "ab"] + [asyncio.create_task(keep_working())]
-    await asyncio.sleep(0.5)
-    assert await owner.fetchval("select count(*) from ocr_pages") > 0
+    await until(owner, "count(*) > 5 from ocr_pages")
     await erase(owner, storage, patient.profile_id)
     gone.set()
     await asyncio.gather(*busy)
