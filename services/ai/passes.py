@@ -98,8 +98,8 @@ async def _detected(pages: Sequence[Page], provider: Provider) -> Detection:
         usages.append(usage)
         ground, page = grounding.Ground(passage.text), by_number[passage.page]
         for mention in mentions:
-            number = len(merger.findings) + 1
-            outcome = _finding(mention, ground, passage, page, ordinals[page.page], f"e{number}")
+            number, places = len(merger.findings) + 1, ordinals[page.page]
+            outcome = _finding(mention, ground, passage, page, ordinals=places, finding_id=f"e{number}")
             if isinstance(outcome, RejectedFinding):
                 rejected.append(outcome)
             else:
@@ -247,6 +247,7 @@ def _finding(
     ground: grounding.Ground,
     passage: Passage,
     page: Page,
+    *,
     ordinals: grounding.Ordinals,
     finding_id: str,
 ) -> Finding | RejectedFinding:

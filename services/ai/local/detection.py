@@ -167,6 +167,7 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
             in_lists,
         ]
     )
+    spans = [span for span in spans if not _names_a_place(span, text)]
     found = [_in_context(span, page) for span in spans if _about_a_patient(span, text, page.parts)]
     return [span for span in found if span.label != "allergen"]
 
@@ -265,10 +266,6 @@ def _furniture(text: str, start: int, end: int) -> bool:
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
     """Whether the words mean what they mean elsewhere: not a person's title or work, an address, a specimen's tube."""
     printed, before = text[span.start : span.end], text[max(0, span.start - 80) : span.start]
-    if any(start < span.end and span.start < end for start, end in _addresses(text)) or (
-        printed[0].isupper() and _OF_AN_OFFICE.search(before)
-    ):
-        return False
     if printed == "MR":
         return _NAME_FOLLOWS.match(text, span.end) is None
     if printed.lower().endswith("surgery"):
@@ -282,6 +279,13 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
         return _TIME_OF_CARE.search(before) is None and not _is_status(_line(text, span.start))
     follows = {"disease": _OF_CARE, "symptom": _OF_CARE, "medication": _OF_SAMPLE}.get(span.label)
     return follows is None or follows.match(text, span.end) is None
+
+
+def _names_a_place(span: Span, text: str) -> bool:
+    """Whether the words are part of an address or the name of an office: "Vale HV1 3" of 3AB, "Medicine"."""
+    if any(start < span.end and span.start < end for start, end in _addresses(text)):
+        return True
+    return text[span.start].isupper() and _OF_AN_OFFICE.search(text, max(0, span.start - 80), span.start) is not None
 
 
 @lru_cache(maxsize=_PAGES_KEPT)
