@@ -73,7 +73,7 @@ def _months_of(said: str) -> set[str]:
 def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> bool:
     """Whether the cited entities bear what the sentence says, and the sentence says something of them."""
     # Apart, so that no term runs from one into the next.
-    said = "\n\n".join(text for entity in cited for text in _borne(entity, document_date))
+    said = "\n\n".join(dict.fromkeys(text for entity in cited for text in _borne(entity, document_date)))
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
     if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
         return False

@@ -190,16 +190,23 @@ def _of_country(pages: Iterable[str]) -> bool | None:
 def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | None:
     for start, end in find(text):
         before = text[max(0, start - 40) : start]
-        line = text[text.rfind("\n", 0, start) + 1 : start] + text[end:].partition("\n")[0]
-        if not labelled and len(line.strip()) > _BESIDE:
+        if labelled and not _OWN_DATE.search(before.rpartition("\n")[2]):
             continue
-        if _BIRTH.search(before) or (labelled and not _OWN_DATE.search(before.rpartition("\n")[2])):
+        if not labelled and len(_beside(text, start, end)) > _BESIDE:
+            continue
+        if _BIRTH.search(before):
             continue
         resolved = _absolute(text[start:end], day_first)
         # A bare year or month heads a copyright line or a form's edition, not a letter.
         if resolved and len(resolved) == len("2024-03-09"):
             return resolved
     return None
+
+
+def _beside(text: str, start: int, end: int) -> str:
+    """What else the line says on which [start, end) stands."""
+    line_end = text.find("\n", end)
+    return (text[text.rfind("\n", 0, start) + 1 : start] + text[end : line_end if line_end >= 0 else len(text)]).strip()
 
 
 def resolve(text: str, known: Calendar) -> str | None:

@@ -99,10 +99,12 @@ def _inside_word(text: str, position: int) -> bool:
 
 def _inside_number(text: str, position: int) -> bool:
     """Whether a number goes on on both sides: "5" is neither in "2.5" nor in "1500"."""
-    before, after = text[max(position - 2, 0) : position].rjust(2), text[position : position + 2].ljust(2)
-    if after[0].isdigit():
-        return before[1].isdigit() or (before[1] in ".," and before[0].isdigit())
-    return before[1].isdigit() and after[0] in ".," and after[1].isdigit()
+    if not 0 < position < len(text):
+        return False
+    left, right = text[position - 1], text[position]
+    if right.isdigit():
+        return left.isdigit() or (left in ".," and text[max(position - 2, 0)].isdigit())
+    return left.isdigit() and right in ".," and text[position + 1 : position + 2].isdigit()
 
 
 def spans(text: str, quote: str) -> list[tuple[int, int]]:
@@ -224,9 +226,9 @@ class Ground:
     def find(self, quote: str, *, occurrence: int | None = 1, near: int | None = None) -> Match | None:
         """The ``occurrence``-th place of ``quote`` (the last, if there are fewer), or the one nearest to ``near``."""
         quote = quote.strip()
-        if not any(character.isalnum() or character in "+-%" for character in quote):
-            return None
         if quote not in self._found:
+            if not any(character.isalnum() or character in "+-%" for character in quote):
+                return None
             self._found[quote] = self._exact(quote) or self._normalised(quote) or self._fuzzy(quote)
         places = self._found[quote]
         if not places:

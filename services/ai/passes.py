@@ -98,12 +98,12 @@ async def _detected(pages: Sequence[Page], provider: Provider) -> Detection:
         usages.append(usage)
         ground, page = grounding.Ground(passage.text), by_number[passage.page]
         for mention in mentions:
-            outcome = _finding(mention, ground, passage, page, f"e{len(merger.findings) + 1}")
+            number, places = len(merger.findings) + 1, ordinals[page.page]
+            outcome = _finding(mention, ground, passage, page, ordinals=places, finding_id=f"e{number}")
             if isinstance(outcome, RejectedFinding):
                 rejected.append(outcome)
-                continue
-            occurrence = ordinals[page.page].of(outcome.source)
-            merger.add(outcome.model_copy(update={"occurrence": occurrence}), passage)
+            else:
+                merger.add(outcome, passage)
     return Detection(
         engine=_engine(provider, Task.DETECT),
         findings=tuple(merger.findings),
@@ -243,7 +243,13 @@ async def _mentions(passage: Passage, provider: Provider) -> list[tuple[Passage,
 
 
 def _finding(
-    mention: Mention, ground: grounding.Ground, passage: Passage, page: Page, finding_id: str
+    mention: Mention,
+    ground: grounding.Ground,
+    passage: Passage,
+    page: Page,
+    *,
+    ordinals: grounding.Ordinals,
+    finding_id: str,
 ) -> Finding | RejectedFinding:
     match = ground.find(mention.quote, occurrence=mention.occurrence)
     # The label decides where it can: a model that says "context, medication" means a medication.
@@ -267,6 +273,7 @@ def _finding(
         text=" ".join(source.quote.split()),
         source=source,
         alignment=match.alignment,
+        occurrence=ordinals.of(source),
         codes=terminology.codes(source.quote, mention.label),
         uncertain=grounding.is_uncertain(page, source),
     )

@@ -409,6 +409,38 @@ async def test_letterheads_and_longer_headings_are_no_findings() -> None:
     assert [entity.text for entity in enrichment.entities] == ["rash"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12 Mill Road, Northmead NM4 7QX\n\nShe has asthma.\n",
+        "Patient: Anna Reyes, 22 Hill Street, Vale HV1 3AB. She has asthma.\n",
+        "14 Heart Lane\nVale HV1 3AB\n\nShe has asthma.\n",
+    ],
+)
+async def test_a_postcode_is_no_result_and_an_address_no_finding(text: str) -> None:
+    enrichment, _ = await read(text)
+    assert [entity.text for entity in enrichment.entities] == ["asthma"]
+
+
+async def test_a_result_that_looks_like_a_postcode_is_one() -> None:
+    enrichment, _ = await read("CD4 350 cells/uL\nVitamin B12 1MG daily\nHB 12 g/dL\n")
+    assert {"CD4", "HB"} <= {entity.text for entity in enrichment.entities}
+
+
+@pytest.mark.parametrize(
+    "line", ["Department of Medicine", "Department of Heart Surgery, Ward 7", "Professor of Medicine", "GP"]
+)
+async def test_the_name_of_a_department_is_no_treatment(line: str) -> None:
+    enrichment, _ = await read(f"{line}\n\nShe has asthma. She was seen in the {line} and is well.\n")
+    assert [entity.text for entity in enrichment.entities] == ["asthma"]
+
+
+async def test_a_forms_status_is_no_event_without_a_day() -> None:
+    enrichment, _ = await read("Status: Discharged\n\nDischarged: 12 March 2024\n\nDischarged\n\nShe has asthma.\n")
+    events = [entity for entity in enrichment.entities if entity.label == "clinical_event"]
+    assert [said(entity) for entity in events] == [{"time": "12 March 2024"}]
+
+
 async def test_what_is_told_twice_is_told_once_with_both_sources() -> None:
     enrichment, narration = await read(
         "Continue methotrexate. Apixaban was started on 4 September 2025.\nCurrent medications\n"

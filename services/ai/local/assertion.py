@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.contract.findings import Assertion, Subject
 
@@ -29,8 +29,7 @@ _FORM_SAYS_NO = re.compile(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", 
 _NO_ALLERGIES = re.compile(r"NKDA|no\s+(?:known\s+)?(?:drug\s+)?allergies", re.I)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clause:
+class _Clause(NamedTuple):
     """What stands before and behind a finding in its clause, and the tokens of both (of more than both, at times)."""
 
     before: str
@@ -46,9 +45,10 @@ class _Clause:
         """Whether a cue of this kind stands before the finding."""
         return cue(kind, "before").stands(self.before, self.words_before)
 
-    def goes_on_with(self, kind: str) -> bool:
+    def goes_on_with(self, kind: str, side: str = "after") -> bool:
         """Whether a cue of this kind stands close behind the finding."""
-        return cue(kind, "after").stands(self.after_near, self.words_after)
+        ends = cue(kind, side)
+        return ends.may_stand(self.words_after) and ends.pattern.search(self.after_near) is not None
 
 
 def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]:
@@ -59,7 +59,9 @@ def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]
 
 def _clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> _Clause:
     low, high = sentence(edges, start)
-    before, after = _BRACKETS.sub(_blanked, text[low:start]), text[end:high]
+    before, after = text[low:start], text[end:high]
+    if "(" in before:
+        before = _BRACKETS.sub(_blanked, before)
     words_before, words_after = present(text, low, start), present(text, end, high)
     ends = cue("terminators", "words")
     if ends.may_stand(words_before):
@@ -112,7 +114,7 @@ def _ruled_absent(words: str, clause: _Clause, *, label: str) -> bool:
     if pseudo.may_stand(clause.words_before):
         before = pseudo.pattern.sub(_blanked, before)
     if label in _TESTS:
-        return cue("results", "not_done").stands(clause.after_near, clause.words_after) or (
+        return clause.goes_on_with("results", "not_done") or (
             not _NOT.isdisjoint(clause.words_before) and _NOT_DONE.search(before) is not None
         )
     return cue("negated", "before").stands(before, clause.words_before) or _negated_after(clause)
@@ -135,11 +137,13 @@ def _past_or_planned(words: str, clause: _Clause, *, kind: str, label: str, role
 
 
 def _negated_after(clause: _Clause) -> bool:
-    near, doubt = clause.after_near, cue("possible", "after")
-    doubted = doubt.stands(near, clause.words_after)
+    doubted = clause.goes_on_with("possible")
     # "cannot be excluded" is doubt, "was considered and excluded" is none.
-    if cue("negated", "after").stands(doubt.pattern.sub("~", near) if doubted else near, clause.words_after):
-        return True
+    if cue("negated", "after").may_stand(clause.words_after):
+        near = clause.after_near
+        near = cue("possible", "after").pattern.sub("~", near) if doubted else near
+        if cue("negated", "after").pattern.search(near):
+            return True
     # "fever: none", "chest pain - nil": a form's way, where the cue is all that follows.
     return not doubted and _FORM_SAYS_NO.fullmatch(clause.after) is not None
 

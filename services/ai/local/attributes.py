@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from services.ai import dates
@@ -91,7 +91,7 @@ def attributes(
             (other.end for other in ordered[max(0, index - 3) : index] if other.end <= target.start), default=low
         )
         found: list[Found] = []
-        row = next((table[name] for name in range(target.start, max(target.start - 46, -1), -1) if name in table), None)
+        row = _row_at(table, target.start) if table else None
         if row is not None and row.name[0] <= target.start and target.end <= row.value[0]:
             cells: list[tuple[AttributeName, rows.Stretch | None]] = [
                 ("value", row.value), ("unit", row.unit), ("range", row.range), ("flag", row.flag)
@@ -130,6 +130,11 @@ def attributes(
                 inside = [span for span in times if _ADMITTED.search(text, 0, span[0])]
             found += [("time", *span) for span in inside[:1]]
         yield target.id, found
+
+
+def _row_at(table: Mapping[int, rows.Row], position: int) -> rows.Row | None:
+    """The row whose name begins at a position, or nearest before it."""
+    return next((table[name] for name in range(position, max(position - 46, -1), -1) if name in table), None)
 
 
 def _column_date(text: str, name_end: int, row: rows.Row) -> tuple[int, int] | None:

@@ -48,8 +48,20 @@ _OCCUPATION_BEFORE = re.compile(
     r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
     re.I,
 )
+_OF_AN_OFFICE = re.compile(
+    r"(?:\b[Dd]epartments?|\b(?:Division|Directorate|Faculty|School|College|Institute|Professor|Society|Academy))"
+    r"\s+of\s+(?:(?:[A-Z][A-Za-z-]+|and|&)\s+)*$"
+)
+_POSTCODE = re.compile(r"\b[A-Z]{1,2}\d[A-Z\d]?[ \t]?\d(?!MG|ML|NG|UG|IU|MM|CM|ST|ND|RD|TH)[A-Z]{2}\b")
+_STREET = re.compile(
+    r"(?<!\w)\d{1,4}[A-Za-z]?,?[ \t]+(?:[A-Z][a-z'’]+[ \t]+){1,3}"
+    r"(?:Street|Road|Avenue|Lane|Drive|Close|Way|Crescent|Terrace|Place|Court|Gardens|Square|Boulevard)\b"
+)
+_FIELD_WORDS = 3
+"""Words of a line that is a field of a form: "Status: Discharged"."""
 _PROSE_FROM = 60
 """Characters of a line that is prose; items of lists are shorter."""
+_PAGES_KEPT = 16
 _PAPER = 120
 """Characters that a printed line has at most."""
 _WHOLE = frozenset({"disease", "symptom", "imaging"})
@@ -155,6 +167,7 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
             in_lists,
         ]
     )
+    spans = [span for span in spans if not _names_a_place(span, text)]
     found = [_in_context(span, page) for span in spans if _about_a_patient(span, text, page.parts)]
     return [span for span in found if span.label != "allergen"]
 
@@ -212,7 +225,7 @@ _TRAILS = re.compile(
 )
 """What the reports' annotators at times took for a part of the finding."""
 _NO_FINDING = frozenset(
-    {"denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
+    {"gp", "denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
 )
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -263,9 +276,27 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
         stated = at(parts, span.start).role == "social" or _OCCUPATION_BEFORE.search(before) is not None
         return stated and _STAFF_BEFORE.search(before) is None
     if span.label == "clinical_event":
-        return _TIME_OF_CARE.search(before) is None
+        return _TIME_OF_CARE.search(before) is None and not _is_status(_line(text, span.start))
     follows = {"disease": _OF_CARE, "symptom": _OF_CARE, "medication": _OF_SAMPLE}.get(span.label)
     return follows is None or follows.match(text, span.end) is None
+
+
+def _names_a_place(span: Span, text: str) -> bool:
+    """Whether the words are part of an address or the name of an office: "Vale HV1 3" of 3AB, "Medicine"."""
+    if any(start < span.end and span.start < end for start, end in _addresses(text)):
+        return True
+    return text[span.start].isupper() and _OF_AN_OFFICE.search(text, max(0, span.start - 80), span.start) is not None
+
+
+@lru_cache(maxsize=_PAGES_KEPT)
+def _addresses(text: str) -> list[tuple[int, int]]:
+    """Postcodes, and streets with their number."""
+    return [match.span() for pattern in (_POSTCODE, _STREET) for match in pattern.finditer(text)]
+
+
+def _is_status(line: str) -> bool:
+    """Whether a line only states where a form stands: an event that nobody could put on a day."""
+    return len(line.split()) <= _FIELD_WORDS and not line.rstrip().endswith(".") and not dates.find(line)
 
 
 def _in_context(span: Span, page: Layout) -> Span:

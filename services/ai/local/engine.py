@@ -30,7 +30,7 @@ from .negation import Negation
 from .sections import at, layout
 from .tagger import Tagger
 
-ENGINE_VERSION = "4"
+ENGINE_VERSION = "5"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 

@@ -8,9 +8,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from services.ai import dates
 from services.ai.wire import Target
@@ -47,6 +49,7 @@ _SIGNS = frozenset(
 """What stands between and may tell two findings apart."""
 _REACHES = (0, 1, 2, 4, 7, 12, 1_000_000)
 """Words between, by classes."""
+_PLACES_KEPT = 16384
 
 
 _NAMES: dict[str, AttributeName] = {
@@ -71,21 +74,44 @@ class Head:
     label: str
 
 
+class Place(NamedTuple):
+    """Where words stand that are said about something, seen from a finding. A page has few kinds of places."""
+
+    name: str
+    side: str
+    label: str
+    kind: str
+    between: int
+    """Findings that stand between, up to three."""
+    alike: int
+    """Those of them with the same label, up to three."""
+    reach: int
+
+
 class Linking:
     """``weights`` of features, for "about this one" against "about another"."""
 
     def __init__(self, weights: dict[str, float]) -> None:
         self._weights = weights
+        self._of_place = lru_cache(maxsize=_PLACES_KEPT)(self._sum_of_place)
+
+    def _sum_of_place(self, place: Place) -> float:
+        return self._sum(_of_place(place))
+
+    def _sum(self, found: Sequence[str]) -> float:
+        return sum(map(self._weights.get, found, repeat(0.0)))
 
     def head(
         self, text: str, said: tuple[str, int, int], heads: Sequence[Head], edges: Sequence[tuple[int, int]]
     ) -> Head | None:
         """The finding that ``said`` (name, start, end) belongs to; ``heads`` in the order of their places."""
-        return max(
-            candidates(said, heads, edges),
-            key=lambda head: sum(self._weights.get(feature, 0.0) for feature in features(text, said, head, heads)),
-            default=None,
-        )
+        near = candidates(said, heads, edges)
+
+        def weight(head: Head) -> float:
+            place, words = _place(text, said, head, near)
+            return self._of_place(place) + self._sum(_of_words(place, words))
+
+        return max(near, key=weight, default=None) if len(near) != 1 else near[0]
 
 
 def linked(
@@ -134,31 +160,46 @@ def _between(heads: Sequence[Head], low: int, high: int) -> Sequence[Head]:
 _start = attrgetter("start")
 
 
-def features(text: str, said: tuple[str, int, int], head: Head, heads: Sequence[Head]) -> list[str]:
-    """What speaks for or against ``said`` being about ``head``."""
+def features(text: str, said: tuple[str, int, int], head: Head, near: Sequence[Head]) -> list[str]:
+    """What speaks for or against ``said`` being about ``head``, one of the candidates ``near``."""
+    place, words = _place(text, said, head, near)
+    return [*_of_place(place), *_of_words(place, words)]
+
+
+def _place(text: str, said: tuple[str, int, int], head: Head, near: Sequence[Head]) -> tuple[Place, list[str]]:
+    """The place, and the words between."""
     name, start, end = said
     side = "after" if start >= head.end else "before"
     low, high = (head.end, start) if side == "after" else (end, head.start)
-    inside = [other for other in _between(heads, low, high) if other.end <= high and other.kind != "context"]
-    alike = sum(other.label == head.label for other in inside)
+    inside = [other.label for other in near if low <= other.start and other.end <= high]
     page = tokens(text)
     words = page.lower[bisect_left(page.starts, low) : bisect_left(page.starts, high)]
     reach = _REACHES[bisect_left(_REACHES, len(words))]
-    between = f"{side},between={min(len(inside), 3)}"
-    found = [
+    alike = min(inside.count(head.label), 3)
+    return Place(name, side, head.label, head.kind, min(len(inside), 3), alike, reach), words
+
+
+def _of_place(place: Place) -> list[str]:
+    name, side, label, kind, inside, alike, reach = place
+    between = f"{side},between={inside}"
+    return [
         f"{name},{side}",
-        f"{name},label={head.label}",
-        f"{name},kind={head.kind}",
+        f"{name},label={label}",
+        f"{name},kind={kind}",
         between,
         f"{name},{between}",
-        f"{name},{side},alike={min(alike, 3)}",
+        f"{name},{side},alike={alike}",
         f"{side},reach={reach}",
         f"{name},{side},reach={reach}",
-        f"{name},label={head.label},{side}",
+        f"{name},label={label},{side}",
     ]
-    for word in dict.fromkeys(words):
-        if word in _SIGNS:
-            found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
+
+
+def _of_words(place: Place, words: Sequence[str]) -> list[str]:
+    name, side = place.name, place.side
+    found = []
+    for word in sorted(_SIGNS.intersection(words)):
+        found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
     if len(words) == 1:
         found.append(f"{name},{side},only={words[0]}")
     return found

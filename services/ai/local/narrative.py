@@ -133,26 +133,29 @@ def _told(part: _Part, groups: Sequence[list[Fact]]) -> list[Claim]:
     claims: list[Claim] = []
     for date, some in days.items():
         when = f" ({_day(date)})" if date else ""
-        for chunk in _chunks(some, dated=not part.by_day):
+        for chunk, told in _chunks(some, dated=not part.by_day):
             opening = f"{part.again if claims and not part.by_day else part.opening}{when}"
-            items = _listed([_item(group, dated=not part.by_day) for group in chunk])
+            items = _listed(told)
             # Each item's own fact before its repetitions, so that the bound never cuts off what bears a number.
             ids = [group[0].id for group in chunk] + [fact.id for group in chunk for fact in _lender_first(group)]
             claims.append(Claim(text=f"{opening}: {items}.", entity_ids=ids[:_CITED]))
     return claims
 
 
-def _chunks(groups: Sequence[list[Fact]], *, dated: bool) -> list[list[list[Fact]]]:
-    chunks: list[list[list[Fact]]] = []
+def _chunks(groups: Sequence[list[Fact]], *, dated: bool) -> list[tuple[list[list[Fact]], list[str]]]:
+    """What goes into one sentence: groups, and each in words."""
+    chunks: list[tuple[list[list[Fact]], list[str]]] = []
     room = 0
     for group in groups:
-        length = len(_item(group, dated=dated)) + 2
+        item = _item(group, dated=dated)
+        length = len(item) + 2
         if length > _CHARACTERS:
             continue
-        if not chunks or len(chunks[-1]) == _LONGEST or length > room:
-            chunks.append([])
+        if not chunks or len(chunks[-1][0]) == _LONGEST or length > room:
+            chunks.append(([], []))
             room = _CHARACTERS
-        chunks[-1].append(group)
+        chunks[-1][0].append(group)
+        chunks[-1][1].append(item)
         room -= length
     return chunks
 

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 from .tokens import tokens
@@ -82,7 +83,7 @@ class Negation:
 
     def absent(self, found: Sequence[Feature]) -> bool:
         """The verdict on a finding with these features."""
-        return sum(self._weights.get(feature, 0.0) for feature in found) >= self._least
+        return sum(map(self._weights.get, found, repeat(0.0))) >= self._least
 
 
 @cache

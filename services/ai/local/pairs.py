@@ -1,11 +1,12 @@
 """Which features the pairs of a page are, all looked up at once: a page of 600 words has 6,000 of them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import PAIRS, pair_of
+from .features import PAIRS, Side, pair_of
 
 Numbers = NDArray[np.int64]
 
@@ -16,7 +17,7 @@ class PairIndex:
     def __init__(self, rows: Mapping[str, int]) -> None:
         feature = {pair.name: number for number, pair in enumerate(PAIRS)}
         read = [(*pair_of(attribute), row) for attribute, row in rows.items()]
-        self._words: dict[str, int] = {}
+        self._words: dict[str | None, int] = {}
         for _, left, right, _ in read:
             self._words.setdefault(left, len(self._words))
             self._words.setdefault(right, len(self._words))
@@ -32,19 +33,23 @@ class PairIndex:
 
     def rows(self, columns: Mapping[str, Sequence[str | None]], run_of: Numbers, *, none: int) -> Numbers:
         """``rows[pair, token]``; ``none`` where the tagger has not learnt the pair, or a sentence ends between."""
-        numbers = {
-            name: np.array([self._words.get(word, -1) if word is not None else -1 for word in column], np.int64)
-            for name, column in columns.items()
-        }
-        found = np.full((len(PAIRS), len(run_of)), -1, np.int64)
-        for feature, pair in enumerate(PAIRS):
-            left, right = (_shifted(numbers[side.column], side.offset, run_of) for side in (pair.left, pair.right))
-            known = (left >= 0) & (right >= 0)
-            found[feature, known] = (feature * len(self._words) + left[known]) * len(self._words) + right[known]
         if not len(self._codes):
-            return np.full_like(found, none)
-        place = np.searchsorted(self._codes, found).clip(max=len(self._codes) - 1)
-        return np.where(self._codes[place] == found, self._rows[place], none)
+            return np.full((len(PAIRS), len(run_of)), none, np.int64)
+        shifted: dict[Side, Numbers] = {}
+        numbers = {name: self._numbers(column) for name, column in columns.items()}
+        codes = np.full((len(PAIRS), len(run_of)), -1, np.int64)
+        for feature, pair in enumerate(PAIRS):
+            for side in (pair.left, pair.right):
+                if side not in shifted:
+                    shifted[side] = _shifted(numbers[side.column], side.offset, run_of)
+            left, right = shifted[pair.left], shifted[pair.right]
+            code = (feature * len(self._words) + left) * len(self._words) + right
+            codes[feature] = np.where((left >= 0) & (right >= 0), code, -1)
+        place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        return np.where(self._codes[place] == codes, self._rows[place], none)
+
+    def _numbers(self, column: Sequence[str | None]) -> Numbers:
+        return np.fromiter(map(self._words.get, column, repeat(-1)), np.int64, len(column))
 
 
 def _shifted(numbers: Numbers, offset: int, run_of: Numbers) -> Numbers:

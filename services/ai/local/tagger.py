@@ -6,9 +6,8 @@ A word's weights are summed once and kept: pages repeat themselves, and looking 
 import gzip
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,8 @@ from .tokens import Tokens, tokens
 
 FILE = Path(__file__).parent / "model" / "tagger.npz"
 _WORDS_KEPT = 20_000
-"""Words whose weights are kept, 4 kB each with 21 labels in five places."""
+"""Words whose weights are kept, 420 bytes each with 21 labels in five places."""
+_PLACES = 2 * REACH + 1
 _PAGES_KEPT = 16
 _LONGEST = 120
 """Tokens of a sentence; a page without stops is cut there."""
@@ -48,17 +48,26 @@ class Tagger:
     def __init__(self, labels: Sequence[str], attributes: Sequence[str], weights: Matrix, steps: Matrix) -> None:
         self.labels = list(labels)
         pairs: dict[str, int] = {}
-        self._word_rows: list[dict[str, int]] = [{} for _ in range(2 * REACH + 1)]
+        self._features: dict[str, int] = {}
+        of_words: list[tuple[int, int, int]] = []
         for row, attribute in enumerate(attributes):
             offset, feature = parted(attribute)
             if offset is None:
                 pairs[feature] = row
             else:
-                self._word_rows[offset + REACH][feature] = row
+                of_words.append((self._features.setdefault(feature, len(self._features)), offset + REACH, row))
         self._pairs = PairIndex(pairs)
         # The last row is of no feature.
         self._weights, self._steps = np.vstack([weights, np.zeros_like(weights[:1])]), steps
-        self._words: dict[str, Matrix] = {}
+        # [feature, place around the word, label], so that a word's features are looked up once for all places.
+        around = np.zeros((len(self._features) + 1, _PLACES, len(labels)), np.float32)
+        if of_words:
+            feature_rows, places, rows = np.array(of_words).T
+            around[feature_rows, places] = weights[rows]
+        self._around = around.reshape(len(around), -1)
+        self._words: dict[str, int] = {}
+        self._kept: Matrix = np.empty((_WORDS_KEPT, _PLACES, len(labels)), np.float32)
+        """``_kept[_words[word]]``: what a word says at the places around it."""
         self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
         """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
 
@@ -78,7 +87,7 @@ class Tagger:
         if not runs:
             return ()
         likely = self.likely(text, found, runs)
-        tagged = stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1)])
+        tagged = stretches(found, runs, [self.labels[label] for label in likely.argmax(axis=1).tolist()])
         # A full stop says nothing, whatever it seems to be.
         return tuple(one for one in tagged if any(map(str.isalnum, text[one.start : one.end])))
 
@@ -95,40 +104,35 @@ class Tagger:
             places += range(len(padded), len(padded) + end - start)
             padded += found.texts[start:end]
         padded += [EDGE] * REACH
-        known = self._of_words(padded)
-        number = {word: place for place, word in enumerate(known)}
-        stacked, at = np.stack(list(known.values())), np.array(places)
-        words = np.array([number[word] for word in padded])
+        words, at = self._of_words(padded), np.array(places)
         run_of = np.repeat(np.arange(len(runs)), [end - start for start, end in runs])
         scores = np.zeros((len(places), len(self.labels)), np.float32)
         for rows in self._pairs.rows(columns(text, found), run_of, none=len(self._weights) - 1):
             scores += self._weights[rows]
         for offset in range(-REACH, REACH + 1):
-            scores += stacked[words[at + offset], offset + REACH]
+            scores += self._kept[words[at + offset], offset + REACH]
         return scores
 
-    def _of_words(self, words: Iterable[str]) -> dict[str, Matrix]:
-        """What each word says for each label at the places around it."""
-        known = {word: self._words.get(word) for word in words}
-        new = [word for word, weights in known.items() if weights is None]
-        rows: list[list[int]] = []
-        for word in new:
-            by_distance = [word_features(word, distance) for distance in range(REACH + 1)]
-            for offset, index in enumerate(self._word_rows, -REACH):
-                rows.append([row for name in by_distance[abs(offset)] if (row := index.get(name)) is not None])
-        summed = self._summed(rows).reshape(len(new), 2 * REACH + 1, len(self.labels))
-        made = dict(zip(new, summed, strict=True))
-        if len(self._words) + len(made) > _WORDS_KEPT:
+    def _of_words(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Where in ``_kept`` the words stand."""
+        new = [word for word in dict.fromkeys(words) if word not in self._words]
+        if len(self._words) + len(new) > len(self._kept):
             self._words.clear()
-        self._words.update(made)
-        return {word: made[word] if weights is None else weights for word, weights in known.items()}
-
-    def _summed(self, rows: Sequence[Sequence[int]]) -> Matrix:
-        """The sum of each list's rows of weights; all first rows at once, then all second ones."""
-        total = np.zeros((len(rows), len(self.labels)), np.float32)
-        for column in zip_longest(*rows, fillvalue=len(self._weights) - 1):
-            total += self._weights[list(column)]
-        return total
+            new = list(dict.fromkeys(words))
+            self._kept = np.empty((max(len(new), _WORDS_KEPT), *self._kept.shape[1:]), np.float32)
+        if new:
+            none = len(self._features)
+            rows: list[int] = []
+            firsts: list[int] = []
+            for word in new:
+                firsts.append(len(rows))
+                rows.append(none)
+                rows += [self._features.get(name, none) for name in word_features(word, 0)]
+            first = len(self._words)
+            said = np.add.reduceat(self._around[rows], firsts, axis=0)
+            self._kept[first : first + len(new)] = said.reshape(len(new), *self._kept.shape[1:])
+            self._words.update(zip(new, range(first, first + len(new)), strict=True))
+        return np.array([self._words[word] for word in words])
 
 
 def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:

