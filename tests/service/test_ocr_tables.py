@@ -85,6 +85,15 @@ def test_two_tables_below_each_other_are_two() -> None:
     ]
 
 
+@pytest.mark.parametrize("damage", ["clean", "photo"])
+@pytest.mark.parametrize("report", [pytest.param(1028, id="one table"), pytest.param(1033, id="two tables")])
+def test_tables_of_rules_across_alone_have_all_their_rows_and_columns(report: int, damage: str) -> None:
+    task = Task("laboratory_report", report, 300, damage)
+    assert [(table.cells[-1].row + 1, table.cells[-1].col + 1) for table in read(task).tables] == [
+        (len(rows), len(rows[0])) for rows in make(task).tables
+    ]
+
+
 def test_a_page_of_prose_has_no_table() -> None:
     assert find_grids(sheets.render(sheets.letter(12), 300), 300) == []
 
