@@ -20,8 +20,10 @@ _INK = 70
 
 _MANY_ROWS, _GAP_OF_MANY, _GAP_OF_FEW = 8, 0.5, 0.85
 """Heights of a capital: a space between words is 0.4, and in many rows few of them lie below each other."""
-_GAP_BESIDE_DASHES = 1.5
-"""The same beside the dash of a range, and beside what is as low: a comma with which a column ends."""
+_GAP_BESIDE_DASHES = 3.0
+"""The same beside the dashes of ranges, which a typewriter sets far from the numbers."""
+_DASH_SHAPE = 1.5
+"""Width by height, from which a low piece of ink is a dash."""
 
 
 class Mark(NamedTuple):
@@ -224,17 +226,23 @@ def _column_edges(rows: list[list[tuple[float, float, int]]], letter_height: flo
     changes = np.flatnonzero(np.diff(used.astype(np.int8), prepend=0, append=0))
     stretches = list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
     # The dashes of aligned ranges are no column of their own.
-    tallest = [
-        max((height for row in rows for a, b, height in row if first <= (a + b) / 2 < last), default=letter_height)
+    dashes = [
+        _are_dashes([mark for row in rows for mark in row if first <= (mark[0] + mark[1]) / 2 < last], letter_height)
         for first, last in stretches
     ]
-    dashes = [height < 0.3 * letter_height for height in tallest]
     narrowest = (_GAP_OF_MANY if len(rows) >= _MANY_ROWS else _GAP_OF_FEW) * letter_height
     return [
         (end + start) / 2
         for ((_, end), before), ((start, _), after) in pairwise(zip(stretches, dashes, strict=True))
         if start - end > (_GAP_BESIDE_DASHES * letter_height if before or after else narrowest)
     ]
+
+
+def _are_dashes(marks: list[tuple[float, float, int]], letter_height: float) -> bool:
+    """Whether all are low and wide; commas, and the dots of an i, are as low."""
+    return bool(marks) and all(
+        height < 0.3 * letter_height and right - left > _DASH_SHAPE * height for left, right, height in marks
+    )
 
 
 def _lines(
