@@ -20,6 +20,10 @@ _INK = 70
 
 _MANY_ROWS, _GAP_OF_MANY, _GAP_OF_FEW = 8, 0.5, 0.85
 """Heights of a capital: a space between words is 0.4, and in many rows few of them lie below each other."""
+_GAP_BESIDE_DASHES = 3.0
+"""The same beside the dashes of ranges, which a typewriter sets far from the numbers."""
+_DASH_SHAPE = 1.5
+"""Width by height, from which a low piece of ink is a dash."""
 
 
 class Mark(NamedTuple):
@@ -48,6 +52,7 @@ class CellLine(NamedTuple):
 class TableInk(NamedTuple):
     """A table without its rules. ``grey`` covers the page from ``origin``; boxes and baselines are the page's."""
 
+    box: Box
     grey: Grey
     origin: tuple[int, int]
     cells: tuple[GridCell, ...]
@@ -64,8 +69,33 @@ def is_hollow(ink: TableInk, mark: Mark) -> bool:
     return bool(heart.size) and float(np.mean(heart)) > (int(piece.min()) + PAPER) / 2
 
 
-def cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
-    """What stands in the table's cells. Rows that no rule parts, and columns, are told by the white between them."""
+def cut_tables(page: Grey, dpi: int, grid: Grid) -> list[TableInk]:
+    """What stands in the cells of the tables between the grid's rules, from top to bottom.
+
+    Columns that no rule parts are told by the white between them, and so are tables of one width below each other.
+    """
+    ink = _cut_cells(page, dpi, grid)
+    if any(rule.thickness > 0.0 for rule in grid.down):
+        return [ink]
+    runs = _runs({ink.cells[line.cell].row for line in ink.lines})
+    # A single row between blank ones is no table: then they are the table's own.
+    if len(runs) == 1 or any(end - first < 2 for first, end in runs):
+        return [ink]
+    return [_cut_cells(page, dpi, grid.rows(first, end)) for first, end in runs]
+
+
+def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
+    """Rows that follow each other, as first and end."""
+    runs: list[tuple[int, int]] = []
+    for row in sorted(rows):
+        if runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
+        else:
+            runs.append((row, row + 1))
+    return runs
+
+
+def _cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
     left, top = (max(0, int(edge) - 4) for edge in grid.box[:2])
     right, bottom = int(grid.box[2]) + 5, int(grid.box[3]) + 5
     region = page[top:bottom, left:right].copy()
@@ -90,7 +120,7 @@ def cut_cells(page: Grey, dpi: int, grid: Grid) -> TableInk:
     shift = (left, top)
     cells, per_cell = _with_columns(grid, found, letter_height, shift)
     lines = _lines(cells, per_cell, grid, letter_height, shift)
-    return TableInk(region, shift, cells, tuple(lines), letter_height)
+    return TableInk(grid.box, region, shift, cells, tuple(lines), letter_height)
 
 
 def _erase(rules: Iterable[Rule], region: Grey, dpi: int, origin: tuple[int, int], *, is_across: bool) -> None:
@@ -197,15 +227,22 @@ def _column_edges(rows: list[list[tuple[float, float, int]]], letter_height: flo
     stretches = list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
     # The dashes of aligned ranges are no column of their own.
     dashes = [
-        all(height < 0.3 * letter_height for row in rows for a, b, height in row if first <= (a + b) / 2 < last)
+        _are_dashes([mark for row in rows for mark in row if first <= (mark[0] + mark[1]) / 2 < last], letter_height)
         for first, last in stretches
     ]
     narrowest = (_GAP_OF_MANY if len(rows) >= _MANY_ROWS else _GAP_OF_FEW) * letter_height
     return [
         (end + start) / 2
-        for (_, end), (start, _), before, after in zip(stretches, stretches[1:], dashes, dashes[1:], strict=False)
-        if start - end > narrowest and not before and not after
+        for ((_, end), before), ((start, _), after) in pairwise(zip(stretches, dashes, strict=True))
+        if start - end > (_GAP_BESIDE_DASHES * letter_height if before or after else narrowest)
     ]
+
+
+def _are_dashes(marks: list[tuple[float, float, int]], letter_height: float) -> bool:
+    """Whether all are low and wide; commas, and the dots of an i, are as low."""
+    return bool(marks) and all(
+        height < 0.3 * letter_height and right - left > _DASH_SHAPE * height for left, right, height in marks
+    )
 
 
 def _lines(

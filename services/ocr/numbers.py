@@ -26,6 +26,8 @@ _SURE_LETTERS = 0.85
 _PIECES = {"=": 2, ":": 2, ";": 2, "%": 3, "i": 2, "j": 2, "±": 2, "≤": 2, "≥": 2, "!": 2, "?": 2, "÷": 3}
 """Pieces of ink of a character; of all others one."""
 
+_LETTER_IN_RANGE = re.compile(r"(?:^|[\s(\[<>])[OolISZ|]\s*[-–—=~]\s*\d|\d\s*[-–—=~]\s*[OolISZ|](?:$|[\s)\]])")
+
 _DASHES = re.compile("[-–—−‐~]+")
 
 
@@ -77,7 +79,7 @@ def settle(readings: Sequence[Sequence[ReadWord]], marks: Sequence[Mark], *, is_
         is_sure = (len(together) == len(readings) and max(together) >= _SURE_ALL) or (
             len(together) > 1 and min(together) >= _SURE_MOST
         )
-    is_mixed_up = any(_is_mixed_up(word.text) for word in chosen)
+    is_mixed_up = any(_is_mixed_up(word.text) for word in chosen) or _lacks_part(chosen)
     return Verdict(tuple(chosen), is_mixed_up or not is_sure or not _fits_ink(chosen, marks))
 
 
@@ -104,6 +106,13 @@ def is_number(words: Sequence[ReadWord]) -> bool:
 def _is_mixed_up(text: str) -> bool:
     """Whether letters that are mistaken for digits stand among digits: "l0", "O.5", "1O0"."""
     return bool(re.search(r"\d[OolIS|]+\d|\b[OlI|]+[.,]?\d+\b(?!/)|\d[.,][OolIS|]", text))
+
+
+def _lacks_part(words: Sequence[ReadWord]) -> bool:
+    """Whether a bracket has no other, as in "4.9]" for 4.91, or a range begins or ends with a letter: "O - 14"."""
+    text = " ".join(word.text for word in words)
+    unequal = any(text.count(opening) != text.count(closing) for opening, closing in ("()", "[]"))
+    return unequal or bool(_LETTER_IN_RANGE.search(text))
 
 
 def _lowest(words: Sequence[ReadWord]) -> float:

@@ -80,6 +80,14 @@ class Grid(NamedTuple):
         """Whether rules part its columns; where none do, the white between them has to."""
         return len(self.down) > 2
 
+    def rows(self, first: int, end: int) -> "Grid":
+        """A table of its own, of the rows from ``first`` to before ``end``."""
+        cells = tuple(cell._replace(row=cell.row - first) for cell in self.cells if first <= cell.row < end)
+        left, _, right, _ = self.box
+        top = min(self.across[first].at(x) for x in (left, right))
+        bottom = max(self.across[end].at(x) for x in (left, right))
+        return Grid((left, top, right, bottom), self.across[first : end + 1], self.down, cells)
+
 
 def find_grids(grey: Grey, dpi: int) -> list[Grid]:
     """The ruled tables of an upright, evenly lit page, from top to bottom."""

@@ -8,7 +8,7 @@ from PIL import Image
 
 from shared.contract.pages import Box
 
-from .cells import PAPER, CellLine, TableInk, cut_cells
+from .cells import PAPER, CellLine, TableInk, cut_tables
 from .laboratory import with_exponents, with_known_names
 from .numbers import Verdict, has_digit, is_settled, settle
 from .page_text import ReadCell, ReadTable, ReadWord
@@ -27,10 +27,10 @@ _MARGIN = 0.5
 
 def read_tables(page: Grey, dpi: int, reader: LineReader) -> list[ReadTable]:
     """The ruled tables of an upright, evenly lit page, from top to bottom."""
-    return [_read(cut_cells(page, dpi, grid), grid.box, reader) for grid in find_grids(page, dpi)]
+    return [_read(ink, reader) for grid in find_grids(page, dpi) for ink in cut_tables(page, dpi, grid)]
 
 
-def _read(ink: TableInk, box: Box, reader: LineReader) -> ReadTable:
+def _read(ink: TableInk, reader: LineReader) -> ReadTable:
     first = _recognised(ink, ink.lines, _FIRST_HEIGHT, reader)
     numeric = _numeric_columns(ink, first)
     readings = [[words] for words in first]
@@ -49,7 +49,7 @@ def _read(ink: TableInk, box: Box, reader: LineReader) -> ReadTable:
         verdict = settle(said, line.marks, is_numeric=ink.cells[line.cell].col in numeric)
         verdict = verdict._replace(words=spaced_as_printed(verdict.words, line, ink))
         verdicts.setdefault(line.cell, []).append(verdict)
-    return ReadTable(box, tuple(_cell(ink, place, verdicts.get(place, [])) for place in range(len(ink.cells))))
+    return ReadTable(ink.box, tuple(_cell(ink, place, verdicts.get(place, [])) for place in range(len(ink.cells))))
 
 
 def _cell(ink: TableInk, place: int, verdicts: Sequence[Verdict]) -> ReadCell:

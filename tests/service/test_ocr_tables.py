@@ -85,6 +85,15 @@ def test_two_tables_below_each_other_are_two() -> None:
     ]
 
 
+@pytest.mark.parametrize("damage", ["clean", "photo"])
+@pytest.mark.parametrize("report", [pytest.param(1028, id="one table"), pytest.param(1033, id="two tables")])
+def test_tables_of_rules_across_alone_have_all_their_rows_and_columns(report: int, damage: str) -> None:
+    task = Task("laboratory_report", report, 300, damage)
+    assert [(table.cells[-1].row + 1, table.cells[-1].col + 1) for table in read(task).tables] == [
+        (len(rows), len(rows[0])) for rows in make(task).tables
+    ]
+
+
 def test_a_page_of_prose_has_no_table() -> None:
     assert find_grids(sheets.render(sheets.letter(12), 300), 300) == []
 
@@ -104,6 +113,22 @@ def test_ink_that_nobody_can_read_is_an_uncertain_cell() -> None:
         assert cell.uncertain == bool(rows[cell.row][cell.col])
 
 
+@pytest.mark.parametrize(
+    ("report", "ranges"),
+    [
+        pytest.param(1017, ["60 - 120", "1.00 - 4.00", "20 - 41"], id="narrow spaces"),
+        pytest.param(1019, ["(115 - 165)", "(0.00 - 0.10)"], id="a typewriter's brackets"),
+        pytest.param(1007, ["3.5-5.3", "0-5", "115-165"], id="no spaces"),
+    ],
+)
+def test_ranges_are_spaced_as_printed(report: int, ranges: list[str]) -> None:
+    task = Task("laboratory_report", report, 300, "clean")
+    printed = {text.replace("–", "-") for rows in make(task).tables for row in rows for text in row}
+    assert printed.issuperset(ranges)
+    said = {cell.text.replace("—", "-") for table in read(task).tables for cell in table.cells}
+    assert said.issuperset(ranges)
+
+
 def marks(count: int) -> list[Mark]:
     return [Mark(20 * n, 0, 20 * n + 15, 30, 200) for n in range(count)]
 
@@ -121,6 +146,8 @@ def word(text: str, confidence: float) -> list[ReadWord]:
         pytest.param([word("759", 0.6), word("159", 0.81), word("159", 0.5)], 3, "159", True, id="nobody is sure"),
         pytest.param([word("iS", 0.5), word("15", 0.96), word("15", 0.93)], 2, "15", False, id="two outvote one"),
         pytest.param([word("l5", 0.95)] * 3, 2, "l5", True, id="a letter among digits"),
+        pytest.param([word("4.9]", 0.95)], 4, "4.9]", True, id="half of a pair of brackets"),
+        pytest.param([word("O", 0.9) + word("- 14", 0.95)] * 3, 4, "O - 14", True, id="a range from a letter"),
         pytest.param([[]] * 3, 2, "", True, id="nothing was read"),
         pytest.param([word("High", 0.95)], 5, "High", False, id="a word in a column of numbers"),
         pytest.param([word("a", 0.95)], 1, "a", True, id="a letter where a number should be"),
