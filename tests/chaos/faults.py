@@ -35,6 +35,8 @@ LASTS = {
 SPARED_FROM = 3
 """Retries or lost leases, of five: what would hit a job that has spent so many is left out, as it could end it."""
 DISK_MEGABYTES = 48
+DISK_MEGABYTES_A_LETTER = 0.2
+"""Its file, and the images of its pages twice: of the undisturbed run and of the other."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ class Disk:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Disk]:
+def small_disk(folder: Path, *, letters: int) -> Iterator[Disk]:
+    """Soon full, but not of these letters alone."""
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "chaos", folder], capture_output=True, check=False
-    )
+    size = f"size={round(DISK_MEGABYTES + DISK_MEGABYTES_A_LETTER * letters)}m"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "chaos", folder], capture_output=True, check=False)
     try:
         yield Disk(folder, mounted.returncode == 0)
     finally:

@@ -126,7 +126,7 @@ async def test_every_document_ends_as_if_nothing_had_happened(
     await end_idle_transactions(disturbed)
 
     async with AsyncExitStack() as stack:
-        disk = stack.enter_context(small_disk(tmp_path / "disk"))
+        disk = stack.enter_context(small_disk(tmp_path / "disk", letters=len(letters)))
         endpoint = await stack.enter_async_context(FakeOpenAI().serving())
         settings = {
             "STORAGE_URL": disk.folder.as_uri(),
