@@ -131,10 +131,14 @@ begin
 end
 $$;
 
--- As before; begin_run itself looks whether there is anything to begin.
+-- As before; begin_run itself looks whether there is anything to begin. Plans are made at a connection's first call, not at each of
+-- the first five.
 create or replace function chartloom.complete_upload(p_shell_file_id uuid) returns jsonb
 language plpgsql volatile security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_file public.shell_files;
