@@ -16,7 +16,7 @@ from services.ai.providers.openai import OpenAIProvider
 from shared.contract.payloads import DocumentPayload
 from shared.database import open_pool
 from shared.errors import BusyError, LeaseLostError, TransientError
-from shared.jobs import ClaimedJob, claim_jobs
+from shared.jobs import ClaimedJob, claim_jobs, complete_job
 from tests.conftest import Database, Patient
 from tests.fakes.openai_server import FakeOpenAI, Play, document_of
 from tests.pipeline import read_document
@@ -222,8 +222,7 @@ async def test_a_stored_pass_leaves_no_checkpoint(
     # The last answer goes with the pass itself.
     assert await owner.fetchval("select count(*) from ai_checkpoints") == PAGES - 1
     assert detection.usage == {"requests": PAGES, "input_tokens": 100 * PAGES, "output_tokens": 20 * PAGES}
-    async with pool.acquire() as connection, connection.transaction():
-        await save_detection(connection, job, detection)
+    await complete_job(pool, job, result=save_detection(job, detection), traceparent=None)
     assert await owner.fetchval("select count(*) from ai_checkpoints") == 0
 
 
