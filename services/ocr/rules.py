@@ -1,6 +1,8 @@
 """The ruled tables of an upright page: where their lines are, and the cells between."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import median_high, median_low
 from typing import NamedTuple
 
 import cv2
@@ -224,9 +226,9 @@ def _grid(rows: list[Rule], columns: list[Rule], inch: float) -> Grid | None:
     middle = (left + right) / 2
     rows = _apart(sorted(rows, key=lambda rule: rule.at(middle)), middle, inch)
     top, bottom = rows[0].at(middle), rows[-1].at(middle)
-    # A column's rule goes through at least one row; what is shorter is a letter beside a rule.
     half = (top + bottom) / 2
     columns = _apart(sorted(columns, key=lambda rule: rule.at(half)), half, inch)
+    columns = [column for column in columns if _goes_through_a_row(column, rows, inch)]
     rows, columns = _closed(rows, columns, left, right, inch)
     if len(rows) < 3 and len(columns) < 4:
         return None
@@ -242,6 +244,15 @@ def _grid(rows: list[Rule], columns: list[Rule], inch: float) -> Grid | None:
         max(y for _, y in corners),
     )
     return Grid(box, tuple(rows), tuple(columns), tuple(_cells(rows, columns)))
+
+
+def _goes_through_a_row(column: Rule, rows: list[Rule], inch: float) -> bool:
+    """What is shorter is a letter beside a rule, or brackets below each other."""
+    stray = 0.02 * inch
+    ys = [row.at(column.at(row.at(column.offset))) for row in rows]
+    return any(
+        first < above + stray and last > below - stray for above, below in pairwise(ys) for first, last in column.spans
+    )
 
 
 def _apart(rules: list[Rule], along: float, inch: float) -> list[Rule]:
@@ -275,8 +286,10 @@ def _closed(
         columns = [upright(left), *columns]
     if columns[-1].at(half) < right - 0.15 * inch:
         columns = [*columns, upright(right)]
-    first = min(rule.start for rule in columns)
-    last = max(rule.end for rule in columns)
+    # Of most columns, not of one: a letter's stem above a rule looks like its beginning.
+    drawn = [rule for rule in columns if rule.thickness] or columns
+    first = median_high(rule.start for rule in drawn)
+    last = median_low(rule.end for rule in drawn)
     if first < top.at(middle) - 0.12 * inch:
         rows = [Rule(first - top.slope * middle, top.slope, ((left, right),), 0.0), *rows]
     if last > bottom.at(middle) + 0.12 * inch:

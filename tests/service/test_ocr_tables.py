@@ -17,7 +17,7 @@ from services.ocr.cells import Mark
 from services.ocr.numbers import settle
 from services.ocr.page_text import ReadWord
 from services.ocr.reader import DocumentReader, ReaderLimits
-from services.ocr.rules import find_grids
+from services.ocr.rules import Grey, find_grids
 from services.ocr.tables import read_tables
 from shared.contract.pages import Page
 
@@ -92,6 +92,40 @@ def test_tables_of_rules_across_alone_have_all_their_rows_and_columns(report: in
     assert [(table.cells[-1].row + 1, table.cells[-1].col + 1) for table in read(task).tables] == [
         (len(rows), len(rows[0])) for rows in make(task).tables
     ]
+
+
+def ruled_page() -> Grey:
+    """Three rows of three cells, without a rule at the left and right edges."""
+    page = np.full((1600, 2000), 255, np.uint8)
+    for y in range(500, 801, 100):
+        page[y : y + 4, 300:1501] = 0
+    for x in (700, 1100):
+        page[500:804, x : x + 4] = 0
+    return page
+
+
+def test_a_stem_above_a_column_makes_no_row_of_its_own() -> None:
+    page = ruled_page()
+    page[400:480, 1100:1105] = 0  # a capital I of the heading, right above a rule
+    (grid,) = find_grids(page, 300)
+    assert (len(grid.across) - 1, len(grid.down) - 1) == (3, 3)
+
+
+def test_a_table_without_its_upper_rule_has_its_first_row() -> None:
+    page = ruled_page()
+    page[500:504, 300:1501] = 255
+    for x in (700, 1100):
+        page[500:504, x : x + 4] = 0
+    (grid,) = find_grids(page, 300)
+    assert (len(grid.across) - 1, len(grid.down) - 1) == (3, 3)
+
+
+def test_brackets_below_each_other_are_no_column() -> None:
+    page = ruled_page()
+    for y in range(520, 801, 100):
+        page[y : y + 62, 1300:1304] = 0
+    (grid,) = find_grids(page, 300)
+    assert (len(grid.across) - 1, len(grid.down) - 1) == (3, 3)
 
 
 def test_a_page_of_prose_has_no_table() -> None:
