@@ -76,8 +76,8 @@ HELD_UP_AT = {
     "persister": "patient_clinical_events",
     "sweeper": "scan_verdicts",
 }
-"""The table whose lock holds the service up in the middle of a job: as it reads, or, the persister, in the statement that
-writes and completes. The sweeper has no job: it dies together with the one whose job it should have rescued."""
+"""The table whose lock holds the service up in the middle of a job: as it reads, or, the persister, in the statement
+that writes and completes. The sweeper has no job: it dies together with the one whose job it should have rescued."""
 LOST_LEASES = {"ocr": 1, "ai": 1, "persister": 0, "sweeper": 1}
 """What the server was told in one statement it ends without who told it."""
 
