@@ -1,6 +1,7 @@
 """How sure a number is: by several readings of it, by its ink, and by its shape."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,10 @@ _PIECES = {"=": 2, ":": 2, ";": 2, "%": 3, "i": 2, "j": 2, "±": 2, "≤": 2, "�
 _LETTER_IN_RANGE = re.compile(r"(?:^|[\s(\[<>])[OolISZ|]\s*[-–—=~]\s*\d|\d\s*[-–—=~]\s*[OolISZ|](?:$|[\s)\]])")
 
 _DASHES = re.compile("[-–—−‐~]+")
+_RANGE = re.compile(r"[(\[]?\d+(?:[.,]\d+)*(\s?)[-–—](\s?)\d+(?:[.,]\d+)*[)\]]?")
+_MOST = 0.8
+_ENOUGH = 4
+"""Of a column's ranges, and so many, that are spaced alike: then all of them were."""
 
 
 class Verdict(NamedTuple):
@@ -45,6 +50,15 @@ def has_digit(text: str) -> bool:
 def is_doubtful(word: ReadWord) -> bool:
     """Whether a word of prose, which is read once, is a number that may well be another."""
     return has_digit(word.text) and (word.confidence < _SURE_IN_PROSE or _is_mixed_up(word.text))
+
+
+def oddly_spaced(texts: Sequence[str]) -> set[int]:
+    """Places of the ranges that are not spaced as the others of their column: a space was lost or made up."""
+    styles = {place: found.groups() for place, text in enumerate(texts) if (found := _RANGE.fullmatch(text))}
+    if len(styles) < _ENOUGH:
+        return set()
+    usual, count = Counter(styles.values()).most_common(1)[0]
+    return {place for place, style in styles.items() if style != usual} if count >= _MOST * len(styles) else set()
 
 
 def agree(one: Sequence[ReadWord], other: Sequence[ReadWord]) -> bool:

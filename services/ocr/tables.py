@@ -10,7 +10,7 @@ from shared.contract.pages import Box
 
 from .cells import PAPER, CellLine, TableInk, cut_tables
 from .laboratory import with_exponents, with_known_names
-from .numbers import Verdict, has_digit, is_settled, settle
+from .numbers import Verdict, has_digit, is_settled, oddly_spaced, settle
 from .page_text import ReadCell, ReadTable, ReadWord
 from .recognise import LineReader
 from .rules import Grey, find_grids
@@ -43,13 +43,26 @@ def _read(ink: TableInk, reader: LineReader) -> ReadTable:
         found = _recognised(ink, [ink.lines[place] for place in open_questions], height, reader)
         for place, words in zip(open_questions, found, strict=True):
             readings[place].append(words)
-    verdicts: dict[int, list[Verdict]] = {}
+    settled: list[Verdict] = []
     for line, raw in zip(ink.lines, readings, strict=True):
         said = [with_exponents(with_known_names(words), ink, line.marks) for words in raw]
         verdict = settle(said, line.marks, is_numeric=ink.cells[line.cell].col in numeric)
-        verdict = verdict._replace(words=spaced_as_printed(verdict.words, line, ink))
-        verdicts.setdefault(line.cell, []).append(verdict)
+        settled.append(verdict._replace(words=spaced_as_printed(verdict.words, line, ink)))
+    odd = _oddly_spaced(ink, settled)
+    verdicts: dict[int, list[Verdict]] = {}
+    for place, (line, verdict) in enumerate(zip(ink.lines, settled, strict=True)):
+        is_uncertain = verdict.is_uncertain or place in odd
+        verdicts.setdefault(line.cell, []).append(verdict._replace(is_uncertain=is_uncertain))
     return ReadTable(ink.box, tuple(_cell(ink, place, verdicts.get(place, [])) for place in range(len(ink.cells))))
+
+
+def _oddly_spaced(ink: TableInk, verdicts: Sequence[Verdict]) -> set[int]:
+    """Of all lines, those with a range that is not spaced as its column's."""
+    columns: dict[int, list[int]] = {}
+    for place, line in enumerate(ink.lines):
+        columns.setdefault(ink.cells[line.cell].col, []).append(place)
+    texts = [" ".join(word.text for word in verdict.words) for verdict in verdicts]
+    return {places[odd] for places in columns.values() for odd in oddly_spaced([texts[place] for place in places])}
 
 
 def _cell(ink: TableInk, place: int, verdicts: Sequence[Verdict]) -> ReadCell:

@@ -14,7 +14,7 @@ from bench.ocr.prose import distance
 from bench.ocr.reading import Task, make, read
 from bench.ocr.tables import count_numbers
 from services.ocr.cells import Mark
-from services.ocr.numbers import settle
+from services.ocr.numbers import oddly_spaced, settle
 from services.ocr.page_text import ReadWord
 from services.ocr.reader import DocumentReader, ReaderLimits
 from services.ocr.rules import Grey, find_grids
@@ -161,6 +161,20 @@ def test_ranges_are_spaced_as_printed(report: int, ranges: list[str]) -> None:
     assert printed.issuperset(ranges)
     said = {cell.text.replace("—", "-") for table in read(task).tables for cell in table.cells}
     assert said.issuperset(ranges)
+
+
+@pytest.mark.parametrize(
+    ("column", "odd"),
+    [
+        (["4.0 – 11.0", "3.5 – 5.1", "20-41", "130 – 180", "0.5 – 1.2", "Range"], {2}),
+        (["4.0-11.0", "3.5-5.1", "20- 41", "130-180", "0.5-1.2"], {2}),
+        (["4.0-11.0", "3.5 – 5.1", "20-41", "130 – 180"], set()),
+        (["4.0-11.0", "3.5 – 5.1"], set()),
+    ],
+    ids=["a space that was lost", "half of one that was made up", "no habit", "too few"],
+)
+def test_a_range_that_is_spaced_otherwise_than_its_column_is_odd(column: list[str], odd: set[int]) -> None:
+    assert oddly_spaced(column) == odd
 
 
 def marks(count: int) -> list[Mark]:
