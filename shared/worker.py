@@ -47,7 +47,7 @@ LINGER_SECONDS = 0.02
 LINGER_SHARE = 0.02
 LINGER_AT_MOST_SECONDS = 0.25
 """Of what a job takes, and at most, that one waits for its claim, so that many are claimed at once: a claim costs
-Postgres a millisecond, be it for one job or for a hundred."""
+Postgres a millisecond, be it for one job or for a hundred. Only where there are so many that others end meanwhile."""
 MEAN_WEIGHT = 0.05
 LATE_COMMIT_SECONDS = 0.1
 POLL_ONLY_SECONDS = 1.0
@@ -249,12 +249,13 @@ class Worker:
         """One turn: claim; if that came short, linger, open the gate, look again, sleep."""
         if not self._follow_ups:
             await self._read_follow_ups()
-        pause = min(LINGER_SHARE * self._mean_seconds, LINGER_AT_MOST_SECONDS)
+        has_company = self._settings.worker_concurrency * LINGER_SHARE >= 1
+        pause = min(LINGER_SHARE * self._mean_seconds, LINGER_AT_MOST_SECONDS) if has_company else 0.0
         linger = max(LINGER_SECONDS, pause)
         if self._room() == 0:
             # A job that ends, ends the sleep.
             await self._listener.sleep(self._settings.poll_seconds)
-            if not self._stopping.is_set():
+            if pause and not self._stopping.is_set():
                 await self._listener.sleep(pause)
         elif await self._claim():
             return
