@@ -437,8 +437,10 @@ class Worker:
             progress=[attempt.progress for attempt in held],
         )
         for token, state in states.items():
-            if state != "held" and token in self._running:
-                self._running[token].revoke(state)
+            attempt = self._running.get(token)
+            # One that is being ended may have let go of its lease itself, while the heartbeat was on its way.
+            if state != "held" and attempt is not None and attempt.revoked is None:
+                attempt.revoke(state)
 
     async def _watch_deadlines(self) -> None:
         """Ends what ran too long: one look a second costs less than a timer for each job."""
@@ -609,6 +611,7 @@ class Worker:
     async def _end_cancelled(self, attempt: _Attempt, span: Span) -> str:
         """The worker itself cancelled the attempt: its lease is gone, it is overdue, or the process must end."""
         job, reason = attempt.job, attempt.revoked or "draining"
+        attempt.revoked = reason
         self._log.warning("job_given_up", code=reason)
         if reason == "draining":
             return await self._settle(job, lambda: self._release(job))
