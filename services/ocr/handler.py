@@ -31,7 +31,7 @@ _confidence = meter.create_histogram(
 
 @dataclass
 class Reading:
-    """What one attempt has read. ``rest`` is written in the transaction that completes the job."""
+    """What one attempt has read. ``rest`` is written by the statement that completes the job."""
 
     pages: int = 0
     words: int = 0

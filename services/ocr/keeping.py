@@ -32,7 +32,7 @@ _images_lost = meter.create_counter(
 
 
 class PageKeeper:
-    """Takes the pages of one attempt. Those of the last second are left for the transaction that completes the job."""
+    """Takes the pages of one attempt. Those of the last second are left for the statement that completes the job."""
 
     def __init__(self, pool: asyncpg.Pool, storage: Storage, job: ClaimedJob, upload: Upload) -> None:
         self._pool = pool

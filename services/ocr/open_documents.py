@@ -25,7 +25,7 @@ PAGES_A_CHILD = 200
 
 
 class Upload(NamedTuple):
-    """What ``read_upload`` says of the file."""
+    """What ``read_ocr_input`` says of the file."""
 
     storage_path: str
     sha256: str
