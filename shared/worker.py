@@ -117,6 +117,8 @@ class _Attempt:
     revoked: str | None = None
     progress: float | None = None
     is_measured: bool = False
+    is_settling: bool = False
+    """The statement that ends it is on its way, and alone can say what became of it."""
 
     def revoke(self, reason: str) -> None:
         self.revoked = reason
@@ -438,8 +440,8 @@ class Worker:
         )
         for token, state in states.items():
             attempt = self._running.get(token)
-            # One that is being ended may have let go of its lease itself, while the heartbeat was on its way.
-            if state != "held" and attempt is not None and attempt.revoked is None:
+            # One that is being settled may have let go of its lease itself: the answer to it is still on its way.
+            if state != "held" and attempt is not None and not attempt.is_settling:
                 attempt.revoke(state)
 
     async def _watch_deadlines(self) -> None:
@@ -488,21 +490,21 @@ class Worker:
                 self._completer.add(job, result)
                 return None
             stored = handler.store(job, result) if handler.store else result
-            return await self._settle(job, lambda: self._complete(job, stored))
+            return await self._settle(attempt, lambda: self._complete(job, stored))
         except asyncio.CancelledError:
             return await self._end_cancelled(attempt, span)
         except (BusyError, *DATABASE_AWAY) as error:
             # A database that dies under a handler is no fault of the job's, as little as a killed worker is.
             busy = error if isinstance(error, BusyError) else DATABASE_IS_AWAY
             self._log.info("job_snoozed", code=busy.code, retry_after_s=busy.retry_after.total_seconds())
-            return await self._settle(job, lambda: self._snooze(job, busy))
+            return await self._settle(attempt, lambda: self._snooze(job, busy))
         except (LeaseLostError, JobCancelledError) as error:
             mark_failed(span, error.code)
             self._log.warning("job_given_up", code=error.code)
             return error.code
         except Exception as error:
             # Whatever a handler raises ends its attempt, never the worker.
-            return await self._end_failed(job, error, span)
+            return await self._end_failed(attempt, error, span)
 
     @staticmethod
     async def _work(handler: Handler[Any, Any], job: ClaimedJob) -> Any:
@@ -524,19 +526,19 @@ class Worker:
 
     async def _fail_completion(self, attempt: _Attempt, error: asyncpg.PostgresError) -> None:
         current_job.set(attempt.job)
-        self._ended(attempt, await self._end_failed(attempt.job, error, INVALID_SPAN))
+        self._ended(attempt, await self._end_failed(attempt, error, INVALID_SPAN))
 
-    async def _settle(self, job: ClaimedJob, statement: Callable[[], Awaitable[str]]) -> str:
+    async def _settle(self, attempt: _Attempt, statement: Callable[[], Awaitable[str]]) -> str:
         """Runs the statement that ends the attempt, again while the database is away: finished work is worth waiting.
 
         If a commit's answer was lost, the second try finds the lease gone: the job was settled, by this very attempt.
         """
-        unsure = False
+        attempt.is_settling, unsure = True, attempt.is_settling
         while True:
             try:
                 return await statement()
             except CONNECTION_ERRORS as error:
-                if self._pool.is_closing() or time.monotonic() > job.run_deadline:
+                if self._pool.is_closing() or time.monotonic() > attempt.job.run_deadline:
                     # Nobody is left to write it, or nobody waits for it: the sweeper gives the job to the next.
                     self._log.warning("job_given_up", code="unsettled")
                     return "unsettled"
@@ -602,11 +604,11 @@ class Worker:
             await jobs.release_job(connection, job)
         return "released"
 
-    async def _end_failed(self, job: ClaimedJob, error: Exception, span: Span) -> str:
+    async def _end_failed(self, attempt: _Attempt, error: Exception, span: Span) -> str:
         failure = _as_failure(error)
         mark_failed(span, failure.code)
         self._log.warning("job_attempt_failed", code=failure.code, **describe_error(error))
-        return await self._settle(job, lambda: self._fail(job, failure))
+        return await self._settle(attempt, lambda: self._fail(attempt.job, failure))
 
     async def _end_cancelled(self, attempt: _Attempt, span: Span) -> str:
         """The worker itself cancelled the attempt: its lease is gone, it is overdue, or the process must end."""
@@ -614,11 +616,11 @@ class Worker:
         attempt.revoked = reason
         self._log.warning("job_given_up", code=reason)
         if reason == "draining":
-            return await self._settle(job, lambda: self._release(job))
+            return await self._settle(attempt, lambda: self._release(job))
         mark_failed(span, reason)
         if reason == "overdue":
             overdue = TransientError("run_time_exceeded", "The attempt ran longer than its job type allows.")
-            return await self._settle(job, lambda: self._fail(job, overdue))
+            return await self._settle(attempt, lambda: self._fail(job, overdue))
         return reason
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ class _Flow:
     client: asyncio.StreamWriter
     task: asyncio.Task[None]
     dead: bool = False
+    delayed: bool = False
 
 
 @dataclass
@@ -26,12 +27,13 @@ class Proxy:
     server_port: int
     port: int = 0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
-    """What ``lose`` waited for has come by and was lost."""
+    """What ``lose`` or ``delay`` waited for has come by."""
     _flows: set[_Flow] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _passable: asyncio.Event = field(default_factory=asyncio.Event)
+    _delivered: asyncio.Event = field(default_factory=asyncio.Event)
     _pattern: bytes | None = None
-    _loses: Literal["request", "answer"] = "request"
+    _does: Literal["lose request", "lose answer", "delay answer"] = "lose request"
 
     def url(self, url: str) -> str:
         """The same URL by this way."""
@@ -60,7 +62,15 @@ class Proxy:
 
     def lose(self, pattern: bytes, what: Literal["request", "answer"]) -> None:
         """Strands the next connection on which a client says this: before that arrives, or when the answer comes."""
-        self._pattern, self._loses = pattern, what
+        self._pattern = pattern
+        self._does = "lose request" if what == "request" else "lose answer"
+
+    def delay(self, pattern: bytes) -> None:
+        """Keeps what the server answers on the next connection on which a client says this, until ``deliver``."""
+        self._pattern, self._does = pattern, "delay answer"
+
+    def deliver(self) -> None:
+        self._delivered.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -94,10 +104,13 @@ class Proxy:
         while data := await reader.read(1 << 16):
             if from_client and not flow.dead and self._pattern and self._pattern in data:
                 self._pattern = None
-                if self._loses == "answer":
+                if self._does == "lose answer":
                     writer.write(data)
-                flow.dead = True
+                flow.delayed = self._does == "delay answer"
+                flow.dead = not flow.delayed
                 self.lost.set()
+            if flow.delayed and not from_client:
+                await self._delivered.wait()
             if not flow.dead:
                 writer.write(data)
                 await writer.drain()

@@ -152,6 +152,32 @@ async def test_a_completion_that_is_lost_is_repeated_and_never_doubled(
     assert await effects(owner) == ([0] if way == "with what it writes" else [])
 
 
+async def test_a_heartbeat_does_not_revoke_what_has_just_been_completed(
+    proxy: Proxy, database: Database, owner: asyncpg.Connection
+) -> None:
+    """Between the commit and its answer the lease is gone; that it was lost, only the completion itself can say."""
+    await make_probe_type(owner)
+
+    async def work(_: int) -> None:
+        proxy.delay(b"worker_id")
+
+    await enqueue_probes(owner, range(1))
+    with capture_logs() as logs:
+        async with running_worker(
+            proxy.url(database.url(ROLE)), work=work, store=leave_effect, lease_seconds=3
+        ) as worker:
+            await until(owner, COMPLETED, 1)
+            for _ in range(2):
+                beat = await owner.fetchval("select heartbeat_at from chartloom.workers")
+                await until(owner, "heartbeat_at > $1 from chartloom.workers", beat)
+            proxy.deliver()
+            await until_true(
+                lambda: any(line["event"] == "job_attempt_ended" for line in logs), what="the end of the attempt"
+            )
+            await worker.stop()
+    assert [line["outcome"] for line in logs if line["event"] == "job_attempt_ended"] == ["completed"]
+
+
 async def test_a_statement_that_hangs_is_no_reason_to_end_the_process(
     proxy: Proxy, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
