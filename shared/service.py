@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -140,6 +141,7 @@ async def _serve(
         log.info("started", port=port, worker_id=settings.worker_id, job_types=topics)
         try:
             async with around(runtime):
+                _collect_seldom()
                 await loop.run()
         finally:
             listening.cancel()
@@ -149,6 +151,13 @@ async def _serve(
                 await pool.execute("select chartloom.forget_worker($1, $2)", settings.worker_id, listener.channel)
             await health.close()
             log.info("stopped")
+
+
+def _collect_seldom() -> None:
+    """A thousand jobs in hand are a million objects in next to no cycle: looking for one took a quarter of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 100, 100)
 
 
 def _measure_pool(pool: asyncpg.Pool) -> None:
