@@ -7,13 +7,14 @@ from itertools import pairwise
 import asyncpg
 import pytest
 
-from services.ai.providers import Provider, Task, within_limits
+from services.ai.providers import Provider, Task, in_use, within_limits
 from services.ai.providers.openai import OpenAIProvider
 from services.ai.wire import DetectInputs, Mentions, Passage
 from shared.database import open_pool
 from shared.errors import BusyError, TerminalError
 from tests.conftest import Database
 from tests.fakes.openai_server import FakeOpenAI, Play
+from tests.proxy import proxy_to
 
 ANSWER: dict[str, list[object]] = {"mentions": []}
 KEY = "openai:test-model"
@@ -136,3 +137,29 @@ async def test_a_question_beyond_the_limit_of_a_minute_is_no_retry_loop(
         await ask(instances[0], "x" * 1000)
     assert refused.value.code == "model_limit_too_small"
     assert server.requests == []
+
+
+async def test_a_database_that_goes_away_during_the_probe_is_waited_for(
+    database: Database, server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service must not end: whoever restarts it would find the database away again."""
+    monkeypatch.setattr("services.ai.providers.probe._PAUSE_SECONDS", 0.01)
+    provider = OpenAIProvider(model="test-model", api_key="k", base_url=server.url, timeout_s=5)
+    async with proxy_to(database.admin_url) as proxy:
+        pool = await open_pool(proxy.url(database.url("chartloom_ai")), size=2, application_name="test")
+
+        async def start() -> None:
+            async with in_use(within_limits(provider, pool)):
+                pass
+
+        starting = asyncio.create_task(start())
+        for _ in range(4):
+            proxy.lost.clear()
+            proxy.lose(b"reserve_rate_slot", "request")
+            await proxy.lost.wait()
+            assert server.probes == []
+            proxy.cut()
+        await starting
+        assert len(server.probes) == 1
+        pool.terminate()
+    await provider.close()

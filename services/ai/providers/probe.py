@@ -11,6 +11,7 @@ import structlog
 from pydantic import AfterValidator, Field, create_model
 
 from services.ai.wire import ProbeInputs, Wire
+from shared.database import CONNECTION_ERRORS
 from shared.errors import BusyError, ConfigurationError, TerminalError, TransientError
 
 from . import AskingProvider, OutputInvalidError, Task, UnusableReplyError
@@ -61,9 +62,14 @@ async def _keeps_to_schema(provider: AskingProvider) -> bool | None:
 
     said = Annotated[str, Field(json_schema_extra={"enum": [word]}), AfterValidator(is_it)]
     schema: type[Wire] = create_model("Probe", __base__=Wire, word=said)
-    for _ in range(_ATTEMPTS):
+    attempts = 0
+    while attempts < _ATTEMPTS:
         try:
             await provider.ask(Task.PROBE, _GREETING, schema)
+        except CONNECTION_ERRORS:
+            # The database's, whose rows hold the endpoint's limits: nobody was asked.
+            await asyncio.sleep(_PAUSE_SECONDS)
+            continue
         except OutputInvalidError:
             return False
         except UnusableReplyError:
@@ -75,4 +81,5 @@ async def _keeps_to_schema(provider: AskingProvider) -> bool | None:
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return True
+        attempts += 1
     return None
