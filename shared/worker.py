@@ -170,6 +170,8 @@ class Worker:
         self._idle.set()
         self._stopping = asyncio.Event()
         self._waiting: asyncio.Task[Any] | None = None
+        # Kept from claim to claim: behind a thousand jobs that wait for a connection, places would stay empty.
+        self._claimer: asyncpg.pool.PoolConnectionProxy | None = None
         self._follow_ups: dict[str, str] = {}
         self._queue_ends: dict[str, str] = {}
         self._completer = Completer(pool, self._completion_ended)
@@ -241,6 +243,7 @@ class Worker:
                         self._log.warning("claim_failed", **describe_error(error))
                     self._database_ok = False
                     await self._listener.sleep(self._settings.poll_seconds)
+            await self._release_claimer()
             await self._drain()
         finally:
             for helper in helpers:
@@ -299,23 +302,22 @@ class Worker:
         if self._stopping.is_set():
             return False
         room = min(self._room(), CLAIM_AT_MOST)
-        connection = None
-        with self._until_stopped():
-            connection = await self._pool.acquire()
-        if connection is None:  # the context lets a cancel pass
-            return False  # type: ignore[unreachable]
+        claimer = await self._keep_claimer()
+        if claimer is None:
+            return False
         # A poll is no part of anybody's trace.
         with suppress_instrumentation():
             try:
                 claimed = await jobs.claim_jobs(
-                    connection,
+                    claimer,
                     worker_id=self._settings.worker_id,
                     job_types=list(self._claim_order),
                     limit=room,
                     lease_seconds=self._settings.lease_seconds,
                 )
-            finally:
-                await self._pool.release(connection)
+            except BaseException:
+                await self._release_claimer()
+                raise
         if not claimed:
             return False
         if self._take_turns:
@@ -329,6 +331,19 @@ class Worker:
             self._begin.append(attempt)
         self._ensure_runner()
         return len(claimed) == room
+
+    async def _keep_claimer(self) -> asyncpg.pool.PoolConnectionProxy | None:
+        """None where a stop came before a connection."""
+        if self._claimer is None or self._claimer.is_closed():
+            await self._release_claimer()
+            with self._until_stopped():
+                self._claimer = await self._pool.acquire()
+        return self._claimer
+
+    async def _release_claimer(self) -> None:
+        claimer, self._claimer = self._claimer, None
+        if claimer is not None:
+            await self._pool.release(claimer)
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
