@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY, Database
 from tests.proxy import Proxy, proxy_to
+from tests.waiting import until_true
 
 SERVICES = ("ocr", "ai", "persister", "sweeper")
 LEASE_SECONDS = 5
@@ -44,8 +45,16 @@ class Instance:
     service: str
     proxy: Proxy
     process: asyncio.subprocess.Process
+    log: Path
+    log_began: int
+    """How much of the log is of the processes before this one."""
     is_disturbed: bool = False
     """Frozen or cut off at this moment: no other fault is added."""
+
+    def has_loaded(self) -> bool:
+        """Before, Python itself would take a SIGTERM, and end with -15."""
+        said = self.log.read_bytes()[self.log_began :]
+        return b'"event": "started"' in said or self.process.returncode is not None
 
     def send(self, number: signal.Signals) -> None:
         if self.process.returncode is None:
@@ -71,10 +80,12 @@ class Fleet:
             for number in range(instances):
                 name = f"{service}-{number + 1}"
                 proxy = await self.ways.enter_async_context(proxy_to(self.database.admin_url))
+                log = self.logs / f"{name}.log"
                 process = await self._start(name, service, proxy)
-                self.instances.append(Instance(name, service, proxy, process))
+                self.instances.append(Instance(name, service, proxy, process, log, 0))
 
     async def restart(self, instance: Instance) -> None:
+        instance.log_began = instance.log.stat().st_size
         instance.process = await self._start(instance.name, instance.service, instance.proxy)
 
     async def kill(self, instance: Instance) -> None:
@@ -93,6 +104,7 @@ class Fleet:
     async def stop(self) -> dict[str, int]:
         """SIGTERM to all; the exit codes by name."""
         for instance in self.instances:
+            await until_true(instance.has_loaded, what=f"the start of {instance.name}", seconds=60)
             instance.send(signal.SIGTERM)
         async with asyncio.timeout(DRAIN_SECONDS + SETTLE_SECONDS):
             return {instance.name: await instance.process.wait() for instance in self.instances}
