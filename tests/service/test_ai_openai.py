@@ -256,6 +256,19 @@ def test_a_half_configured_endpoint_does_not_start(api_key: str | None, model: s
         open_provider(provider="openai", model=model, api_key=api_key, base_url=None, timeout_s=1)
 
 
+def test_a_base_url_that_is_none_does_not_start() -> None:
+    with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL"):
+        open_provider(provider="openai", model="m", api_key="k", base_url="localhost:8000/v1", timeout_s=1)
+
+
+async def test_a_redirect_takes_no_record_to_another_host(server: FakeOpenAI, provider: Provider) -> None:
+    server.play(Play(status=307, headers={"Location": f"{server.url}/elsewhere"}))
+    with pytest.raises(TerminalError) as refused:
+        await passes.detect([page_of(TEXT)], provider)
+    assert refused.value.code == "model_request_refused"
+    assert len(server.requests) == 1
+
+
 # -- the probe at the start --------------------------------------------------------------------------------------------
 
 

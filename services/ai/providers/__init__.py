@@ -139,6 +139,10 @@ def open_provider(
         raise ConfigurationError("openai_key_missing", "Set OPENAI_API_KEY, or use the local engine.")
     if not model:
         raise ConfigurationError("model_missing", "Name the model that the endpoint shall use.")
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            "model_url_invalid", "OPENAI_BASE_URL: begins with http:// or https://, ends with /v1."
+        )
     from .openai import OpenAIProvider  # noqa: PLC0415
 
     return OpenAIProvider(model=model, api_key=api_key, base_url=base_url, timeout_s=timeout_s, price=price)

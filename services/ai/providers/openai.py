@@ -1,15 +1,16 @@
 """A model behind OpenAI's API, or behind any server that speaks its chat completions.
 
-Replies are read raw (status, refusal, truncation, usage) before anything is validated: the client's own ``parse``
-raises a bare validation error on a truncated reply and loses the rest. Servers other than OpenAI's answer
-``/responses`` but may ignore the schema, so they get chat completions; what really holds is probed at the start
-(``probe.py``). No text of a document or reply is in any error.
+Replies are read raw (status, refusal, truncation, usage) before anything is validated, so it is one POST and no SDK:
+OpenAI's own walks through requests and replies that nobody looks at there, for a fifth of what the service takes of a
+core. Servers other than OpenAI's answer ``/responses`` but may ignore the schema, so they get chat completions; what
+really holds is probed at the start (``probe.py``). No text of a document or reply is in any error.
 """
 
 import asyncio
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -17,9 +18,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
-import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient
+import aiohttp
 from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
@@ -33,6 +32,9 @@ from . import Answer, AskingProvider, Completion, OutputInvalidError, OutputTrun
 
 _WINDOW = 6000
 """Characters of a page in one question: about 1,500 tokens in, and dense lab pages answer with five times as many."""
+_OPENAI = "https://api.openai.com/v1"
+_CONNECT_SECONDS = 10.0
+_KEEP_ALIVE_SECONDS = 15.0
 _RETRY_AFTER_DEFAULT = timedelta(seconds=20)
 _RETRY_AFTER_LONGEST = timedelta(hours=1)
 # OpenAI's strict mode refuses or ignores these; our own validation applies them all the same.
@@ -82,7 +84,7 @@ def _question(inputs: WireInputs) -> str:
     return f"{asked}<document-{mark}>\n{inputs.passage.text}\n</document-{mark}>"
 
 
-def _retry_after(headers: Any) -> timedelta:
+def _retry_after(headers: Mapping[str, str]) -> timedelta:
     raw = headers.get("retry-after", "")
     try:
         wait = timedelta(seconds=float(raw))
@@ -94,28 +96,12 @@ def _retry_after(headers: Any) -> timedelta:
     return min(max(wait, timedelta(0)), _RETRY_AFTER_LONGEST)
 
 
-def _mapped(error: openai.OpenAIError) -> ChartloomError:
-    if isinstance(error, openai.RateLimitError):
+def _refused(status: int, headers: Mapping[str, str], content: bytes) -> ChartloomError:
+    if status == 429:
         # An exhausted account answers 429 too, and no patience helps it.
-        if error.code == "insufficient_quota":
+        if b'"insufficient_quota"' in content:
             return TerminalError("model_quota_exhausted", "The model account has no quota left: top it up, redrive.")
-        wait = _retry_after(error.response.headers)
-        return BusyError("model_rate_limited", "The model endpoint asks for patience.", wait)
-    # The transport calls every connection that fails one that took too long.
-    if isinstance(error, openai.APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
-        return _too_late()
-    if isinstance(error, openai.APIConnectionError):
-        return TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")
-    if isinstance(error, openai.APIStatusError):
-        return _status(error.status_code)
-    return TransientError("model_reply_unreadable", "The model endpoint's reply could not be read.")
-
-
-def _too_late() -> ChartloomError:
-    return TransientError("model_timeout", "The model endpoint did not answer in time.")
-
-
-def _status(status: int) -> ChartloomError:
+        return BusyError("model_rate_limited", "The model endpoint asks for patience.", _retry_after(headers))
     if status >= 500 or status in (408, 409):
         return TransientError("model_unavailable", f"The model endpoint answered {status}.")
     if status in (401, 403):
@@ -143,17 +129,10 @@ class OpenAIProvider(AskingProvider):
         self.model = model
         self._price = price
         self._timeout_s = timeout_s
-        self._client = AsyncOpenAI(
-            api_key=api_key,
-            base_url=base_url,
-            timeout=timeout_s,
-            # The client's own two would spend the rate limit behind the queue's back.
-            max_retries=0,
-            # httpx looks through all connections at each request: with a thousand in flight that alone took a core.
-            # How many there may be is for WORKER_CONCURRENCY to say.
-            http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=0, keepalive_expiry=15)),
-        )
-        at_openai = (urlsplit(str(self._client.base_url)).hostname or "").endswith("api.openai.com")
+        self._api_key = api_key
+        self._base_url = (base_url or _OPENAI).rstrip("/")
+        self._opened: aiohttp.ClientSession | None = None
+        at_openai = (urlsplit(self._base_url).hostname or "").endswith("api.openai.com")
         self.speaks_responses = at_openai if responses is None else responses
 
     def prompt_version(self, task: Task) -> str:
@@ -165,7 +144,8 @@ class OpenAIProvider(AskingProvider):
         return fell
 
     async def close(self) -> None:
-        await self._client.close()
+        if self._opened is not None:
+            await self._opened.close()
 
     async def ask(
         self, task: Task, inputs: WireInputs, schema: type[Answer], complaint: str | None = None
@@ -205,31 +185,49 @@ class OpenAIProvider(AskingProvider):
 
     async def _call(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
         try:
-            # The client's own timeout starts anew with each byte.
             async with asyncio.timeout(self._timeout_s):
                 if self.speaks_responses:
                     return await self._ask_responses(prompt, asked, form)
                 return await self._ask_chat(prompt, asked, form)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            failed = TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")
         except TimeoutError:
-            mapped: ChartloomError = _too_late()
-        except openai.OpenAIError as error:
-            mapped = _mapped(error)
-        # Raised outside the handler: the client's error holds the reply's body, and a trace would print it.
-        raise mapped
+            failed = TransientError("model_timeout", "The model endpoint did not answer in time.")
+        except aiohttp.ClientError:
+            failed = TransientError("model_reply_unreadable", "The model endpoint's reply could not be read.")
+        # Raised outside the handlers: the client's errors may hold what was sent, and a trace would print it.
+        raise failed
 
-    async def _post(self, path: str, **body: Any) -> httpx2.Response:
-        """The reply as it came. The client's typed methods walk through the whole schema first: half a call's cost."""
-        return await self._client.post(path, cast_to=httpx2.Response, body={"model": self.model, **body})
+    def _session(self) -> aiohttp.ClientSession:
+        """From the first call on: it belongs to the loop that it is opened in."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                headers={"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"},
+                # How many there may be is for WORKER_CONCURRENCY to say.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                trust_env=True,
+            )
+        return self._opened
+
+    async def _post(self, path: str, **body: Any) -> tuple[Mapping[str, str], bytes]:
+        """Headers and body of the reply. A redirect is a refusal: no record follows it to another host."""
+        sent = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
+        async with self._session().post(self._base_url + path, data=sent, allow_redirects=False) as reply:
+            content = await reply.read()
+        if reply.status >= 300:
+            raise _refused(reply.status, reply.headers, content)
+        return reply.headers, content
 
     async def _ask_responses(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        reply = await self._post(
+        headers, content = await self._post(
             "/responses",
             instructions=prompt,
             input=asked,
             text={"format": {"type": "json_schema", **form}},
             store=False,
         )
-        body = _body(reply.content)
+        body = _body(content)
         status = str(body.get("status"))
         if status == "failed":
             raise TransientError("model_failed", "The model endpoint reports that it failed.")
@@ -242,17 +240,17 @@ class OpenAIProvider(AskingProvider):
             refused=reason == "content_filter" or any(part.get("type") == "refusal" for part in parts),
             truncated=reason == "max_output_tokens" or status == "incomplete",
             model=str(body.get("model") or self.model),
-            request_id=reply.headers.get("x-request-id"),
+            request_id=headers.get("x-request-id"),
             usage=_counts(usage, input_tokens="input_tokens", output_tokens="output_tokens"),
         )
 
     async def _ask_chat(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        reply = await self._post(
+        headers, content = await self._post(
             "/chat/completions",
             messages=[{"role": "system", "content": prompt}, {"role": "user", "content": asked}],
             response_format={"type": "json_schema", "json_schema": form},
         )
-        body = _body(reply.content)
+        body = _body(content)
         choices = _dicts(body.get("choices"))
         if not choices:
             raise TransientError("model_reply_unreadable", "The model endpoint's reply holds no choice.")
@@ -264,7 +262,7 @@ class OpenAIProvider(AskingProvider):
             refused=finish == "content_filter" or bool(message.get("refusal")),
             truncated=finish == "length",
             model=str(body.get("model") or self.model),
-            request_id=reply.headers.get("x-request-id"),
+            request_id=headers.get("x-request-id"),
             usage=_counts(body.get("usage") or {}, input_tokens="prompt_tokens", output_tokens="completion_tokens"),
         )
 
