@@ -128,6 +128,8 @@ async def _database(deployment: Deployment) -> AsyncIterator[Finding]:
             if missing
             else Finding("ok", "migrations", "up to date")
         )
+        if not missing:
+            yield await sign_in(connection)
         yield await _notify(connection)
         count = await connection.fetchval(
             "select count(*) from chartloom.workers where heartbeat_at > now() - interval '1 minute'"
@@ -137,6 +139,18 @@ async def _database(deployment: Deployment) -> AsyncIterator[Finding]:
             if count
             else Finding("note", "workers", f"none running: {command()} up starts {', '.join(SERVICES)}")
         )
+
+
+async def sign_in(connection: asyncpg.Connection) -> Finding:
+    """Migrations make the services' roles, and only the operator can give them passwords."""
+    closed = await connection.fetch(
+        "select rolname from pg_roles where rolname = any ($1) and not rolcanlogin order by 1",
+        [f"chartloom_{service}" for service in SERVICES],
+    )
+    if closed:
+        mend = "; ".join(f"alter role {row['rolname']} login password '…'" for row in closed)
+        return Finding("missing", "roles", f"can't sign in yet: {mend}")
+    return Finding("ok", "roles", "each service's may sign in")
 
 
 async def _notify(connection: asyncpg.Connection) -> Finding:

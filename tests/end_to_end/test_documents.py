@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cli import doctor
 from cli.deployment import open_deployment
 from shared.database import connect
-from tests.conftest import REPOSITORY, SHARED_DATA
+from tests.conftest import REPOSITORY, SHARED_DATA, Database
 from tests.end_to_end.conftest import SAMPLES, chartloom, process
 
 SCANS = SHARED_DATA / "scans"
@@ -220,11 +221,23 @@ async def test_looking_at_a_database_does_not_migrate_it(
         done = await asyncio.to_thread(chartloom, *arguments)
         assert done.returncode == 2
         assert "chartloom migrate" in done.stderr
-    doctor = await asyncio.to_thread(chartloom, "doctor")
-    assert "to apply: chartloom migrate" in doctor.stdout
+    examined = await asyncio.to_thread(chartloom, "doctor")
+    assert "to apply: chartloom migrate" in examined.stdout
     assert (await asyncio.to_thread(chartloom, "migrate")).returncode == 0
     assert (await asyncio.to_thread(chartloom, "contract-check")).returncode == 0
     await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+async def test_doctor_names_the_roles_that_cannot_sign_in(database: Database) -> None:
+    admin = await database.connect_as_superuser()
+    assert (await doctor.sign_in(admin)).verdict == "ok"
+    async with admin.transaction():
+        await admin.execute("alter role chartloom_ai nologin")
+        finding = await doctor.sign_in(admin)
+        await admin.execute("alter role chartloom_ai login")
+    assert finding.verdict == "missing"
+    assert finding.detail == "can't sign in yet: alter role chartloom_ai login password '…'"
     await admin.close()
 
 
