@@ -40,7 +40,7 @@ class OcrSettings(StorageSettings):
     ocr_max_page_megapixels: int = Field(default=40, ge=1, le=400, description="Larger pages are scaled down.")
     ocr_page_seconds: float = Field(default=70, ge=1, le=600, description="Wall clock for one page.")
     ocr_page_memory_megabytes: int = Field(
-        default=312, ge=240, le=8192, description="For one page's child: what an instance of 512 MB has for one."
+        default=640, ge=240, le=8192, description="For one page's child; less where the instance is small."
     )
     ocr_confinement: Confinement = Field(
         default="auto", description="auto, builtin (no bubblewrap, all the rest) or required (bubblewrap as well)."
