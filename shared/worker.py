@@ -334,7 +334,11 @@ class Worker:
 
     async def _keep_claimer(self) -> asyncpg.pool.PoolConnectionProxy | None:
         """None where a stop came before a connection."""
-        if self._claimer is None or self._claimer.is_closed():
+        try:
+            is_usable = self._claimer is not None and not self._claimer.is_closed()
+        except asyncpg.InterfaceError:
+            is_usable = False  # it was reset, and is the pool's again
+        if not is_usable:
             await self._release_claimer()
             with self._until_stopped():
                 self._claimer = await self._pool.acquire()

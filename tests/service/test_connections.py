@@ -117,6 +117,25 @@ async def test_a_worker_whose_connections_all_died_silently_goes_on_with_new_one
         await worker.stop()
 
 
+async def test_a_worker_whose_connections_were_reset_while_it_slept_claims_at_once(
+    proxy: Proxy, database: Database, owner: asyncpg.Connection
+) -> None:
+    await make_probe_type(owner)
+
+    async def work(_: int) -> None:
+        pass
+
+    async with running_worker(proxy.url(database.url(ROLE)), work=work, poll_seconds=60) as worker:
+        for number in range(3):
+            await until(owner, ASLEEP)
+            proxy.cut()
+            await until_mode(worker, "poll")
+            await until_mode(worker, "notify")
+            await enqueue_probes(owner, range(number, number + 1))
+            await until(owner, COMPLETED, number + 1)
+        await worker.stop()
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("lost", ["request", "answer"])
 @pytest.mark.parametrize("way", ["with what it writes", "in a batch"])
