@@ -320,7 +320,7 @@ def _in_context(span: Span, page: Layout) -> Span:
         _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start) or _ALLERGY_FOLLOWS.match(text, span.end)
     ):
         label = "allergy"
-    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, page.edges)):
+    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, page.edges)):
         label = "family_history"
     return replace(span, label=label)
 

@@ -21,7 +21,7 @@ from services.ai.wire import (
 )
 
 from . import linking, negation, tagger
-from .assertion import assertion, subject
+from .assertion import assertion, clause, subject
 from .attributes import attributes
 from .detection import detect
 from .linking import Linking, linked
@@ -83,6 +83,7 @@ def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
     entities = []
     for target in inputs.targets:
         role = at(page.parts, target.start).role
+        around = clause(text, target.start, target.end, edges)
         details = {
             name: Detail(name=name, quote=text[start:end], occurrence=stands.occurrence(start, end))
             # What the rules say stands: they know the forms of lists and tables.
@@ -98,10 +99,10 @@ def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
                     kind=target.kind,
                     label=target.label,
                     role=role,
-                    edges=edges,
+                    clause=around,
                     negation=engine.negation,
                 ),
-                subject=subject(text, target.start, target.end, label=target.label, role=role, edges=edges),
+                subject=subject(around, label=target.label, role=role),
                 details=list(details.values()),
             )
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from services.ai.local import negation
-from services.ai.local.assertion import ruled_absent, sentence
+from services.ai.local.assertion import clause, ruled_absent
 from services.ai.local.sections import sentences
 
 from . import logistic
@@ -20,13 +20,14 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
         for truth in document.truths:
             if truth.assertion is None or truth.kind == "context":
                 continue
+            around = clause(document.text, truth.start, truth.end, edges)
             found = negation.features(
                 document.text,
                 truth.start,
                 truth.end,
                 label=truth.label,
-                rule=ruled_absent(document.text, truth.start, truth.end, label=truth.label, edges=edges),
-                sentence=sentence(edges, truth.start),
+                rule=ruled_absent(document.text[truth.start : truth.end], around, label=truth.label),
+                sentence=around.sentence,
             )
             yield ["\t".join(feature) for feature in found], truth.assertion == "negated"
 
