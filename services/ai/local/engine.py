@@ -1,5 +1,6 @@
 """The three questions, answered on this machine: what was learnt, joined with terms and rules."""
 
+import gc
 from functools import cache
 
 from pydantic import BaseModel
@@ -20,7 +21,7 @@ from services.ai.wire import (
     Understandings,
 )
 
-from . import linking, negation, tagger
+from . import linking, negation, tagger, terminology
 from .assertion import assertion, clause, subject
 from .attributes import attributes
 from .detection import detect
@@ -39,6 +40,8 @@ class Engine:
 
     def __init__(self, tagger: Tagger, negation: Negation, linking: Linking) -> None:
         self.tagger, self.negation, self.linking = tagger, negation, linking
+        terminology.load()
+        gc.freeze()  # They live as long as the process; each full collection would walk all of them in vain.
 
     def answer(self, inputs: Inputs) -> BaseModel:
         """The answer to a question, in the schema that belongs to it."""
