@@ -81,17 +81,21 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     if months and not months <= _months_of(said):
         return False
     said_words, told_words = words(said), words(sentence)
-    printed = {word.key for word in said_words}
-    names = {word.key for match in _NAME.finditer(sentence) for word in words(match["name"])} - {"i"}
+    printed = set(said_words.keys)
+    names = {name for match in _NAME.finditer(sentence) for name in words(match["name"]).keys} - {"i"}
     if not names <= printed | {key(month) for month in months}:
         return False
-    known = terminology.named(said_words, _NAMED)
     told = terminology.named(told_words, _NAMED)
-    if not all(spelling <= printed | _GENERIC or _is_one_of(concept, known) for concept, spelling in told.items()):
-        return False
+    borne = printed | _GENERIC
+    renamed = [concept for concept, spelling in told.items() if not spelling <= borne]
     # What fits any citation was made up, or copied: it names one thing at least that it cites.
-    own = {word.key for word in told_words if len(word.key) >= _SHORT or not word.key.isalpha()}
-    return bool(own & printed) or any(_is_one_of(concept, known) for concept in told)
+    cites = any(word in printed for word in told_words.keys if len(word) >= _SHORT or not word.isalpha())
+    if cites and not renamed:
+        return True
+    known = terminology.named(said_words, _NAMED)
+    return all(_is_one_of(concept, known) for concept in renamed) and (
+        cites or any(_is_one_of(concept, known) for concept in told)
+    )
 
 
 def _is_one_of(concept: Concept, known: Iterable[Concept]) -> bool:

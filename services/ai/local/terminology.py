@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from shared.contract.findings import Code
 
-from .words import WordAt, joined, phrase, words
+from .words import Words, phrase, words
 
 FORMAT = 6
 """Raise it when the compiled file's layout or the filters below change."""
@@ -56,6 +56,9 @@ class Concept:
     name: str
     label: str
     codes: tuple[Code, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Hit(NamedTuple):
@@ -92,24 +95,24 @@ class Terminology:
         row = self._terms.get(phrase(term))
         return None if row is None else self._concept(row)
 
-    def hits(self, found: Sequence[WordAt]) -> Iterator[Hit]:
+    def hits(self, found: Words) -> Iterator[Hit]:
         """Longest terms from left to right, without overlaps."""
-        last = 0
-        for first, word in enumerate(found):
-            if first >= last and word.key in self._heads and (hit := self._longest(found, first)):
+        last, heads = 0, self._heads
+        for first in [place for place, key in enumerate(found.keys) if key in heads]:
+            if first >= last and (hit := self._longest(found, first)):
                 yield hit
                 last = hit.last
 
-    def _longest(self, found: Sequence[WordAt], first: int) -> Hit | None:
-        last = first + 1
-        if self._heads[found[first].key] > 1 and last < len(found) and found[last].joined:
-            reach = self._heads.get(joined(found[first : first + 2]), 1)
-            while last < min(first + reach, len(found)) and found[last].joined:
+    def _longest(self, found: Words, first: int) -> Hit | None:
+        last, count = first + 1, len(found.keys)
+        if last < count and self._heads[found.keys[first]] > 1:
+            reach = self._heads.get(found.run(first, first + 2), 1)
+            while last < min(first + reach, count) and found.joined(last):
                 last += 1
         for end in range(last, first, -1):
-            term = joined(found[first:end]) if end > first + 1 else found[first].key
+            term = found.run(first, end)
             row = self._terms.get(term)
-            if row is None or (term in self._capitals and not self._abbreviates(term, found[first].text)):
+            if row is None or (term in self._capitals and not self._abbreviates(term, found.printed(first))):
                 continue
             return Hit(first, end, self._concept(row))
         return None
@@ -163,13 +166,13 @@ def name(text: str) -> str:
 def found(text: str) -> list[tuple[int, int, Concept]]:
     """(start, end, concept) of the terms in a text."""
     body = words(text)
-    return [(body[hit.first].start, body[hit.last - 1].end, hit.concept) for hit in load().hits(body)]
+    return [(body.starts[hit.first], body.ends[hit.last - 1], hit.concept) for hit in load().hits(body)]
 
 
-def named(text: Sequence[WordAt], labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+def named(text: Words, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
     """What the words of a text name, so that a brand and its substance are the same; and by which of them."""
     return {
-        hit.concept: frozenset(word.key for word in text[hit.first : hit.last])
+        hit.concept: frozenset(text.keys[hit.first : hit.last])
         for hit in load().hits(text)
         if hit.concept.label in labels
     }
