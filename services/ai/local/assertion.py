@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shared.contract.findings import Assertion, Subject
 
 from .cues import Present, cue, present
-from .negation import Negation, features
+from .negation import Negation, around
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
@@ -94,8 +94,7 @@ def assertion(
         return "affirmed"
     absent = ruled_absent(text[start:end], clause, label=label)
     if kind != "context":
-        found = features(text, start, end, label=label, rule=absent, sentence=clause.sentence)
-        absent = negation.absent(found)
+        absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))
     # A medicine that was given and is no more: reports annotate that as its absence, a record as its past.
     if absent and label == "medication" and (clause.opens_with("historical") or clause.goes_on_with("historical")):
         return "historical"

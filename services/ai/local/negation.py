@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 from .tokens import tokens
 
@@ -28,50 +29,78 @@ _CUES = frozenset({
 })  # fmt: skip
 """Words that may make what stands beside them absent."""
 _OPEN = frozenset({"a", "any", "other"})
+_NOTHING = repeat(0.0)
 _BEHIND, _AHEAD = ("-1", "-2", "-3"), ("+1", "+2", "+3")
 
 
-def features(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> list[Feature]:
+class Around(NamedTuple):
+    """A finding and the words around it: ``clause`` and ``following`` are those that a cue in its clause may be."""
+
+    label: str
+    ruled: str
+    """What the rules say."""
+    words: list[str]
+    before: list[str]
+    after: list[str]
+    clause: list[str]
+    following: list[str]
+
+
+def around(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> Around:
     """What the model looks at."""
     page, (low, high) = tokens(text), sentence
     first, last = bisect_left(page.starts, start), bisect_left(page.starts, end)
     before = page.lower[max(bisect_left(page.starts, low), first - _BEFORE) : first]
-    words = page.lower[first:last]
     after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
-    clause, following = _clause(before), _clause(after[::-1])[::-1]
-    ruled = str(rule)
-    found: list[Feature] = [
-        ("rule", ruled),
-        ("rule", ruled, label),
-        ("label", label),
-        ("head", words[-1] if words else ""),
-    ]
+    following = _up_to_stop(after)
+    return Around(label, str(rule), page.lower[first:last], before, after, _up_to_stop(before[::-1])[::-1], following)
+
+
+def _up_to_stop(words: list[str]) -> list[str]:
+    """The words before the first that ends a clause."""
+    if _STOPS.isdisjoint(words):
+        return words
+    return words[: next(place for place, word in enumerate(words) if word in _STOPS)]
+
+
+def features(here: Around) -> list[Feature]:
+    """What is learnt of a finding, each feature by itself. ``Negation`` sums the same by tables."""
+    label, ruled, words, before, after, clause, following = here
+    found: list[Feature] = [("rule", ruled), ("rule", ruled, label), ("label", label), ("head", _head(words))]
     found += [("in", word) for word in words if word in _CUES or word in _OPEN]
     found += [(_BEHIND[distance], word) for distance, word in enumerate(before[:-4:-1])]
     found += [(_AHEAD[distance], word) for distance, word in enumerate(after[:3])]
-    found += [("-2,-1", *before[-2:]), ("-3,-2,-1", *before[-3:]), ("+1,+2", *after[:2])]
+    found += _phrases(here)
     for side, near in (("before", clause), ("after", following)):
         for word in dict.fromkeys(near):
             if word.isalpha():
                 found += [(side, word), (side, word, ruled)]
-    cues = [place for place, word in enumerate(clause) if word in _CUES]
-    if cues:
-        between = clause[cues[-1] + 1 :]
-        found += [("cue", clause[cues[-1]]), ("cue", clause[cues[-1]], label)]
+    return found + _of_cues(here)
+
+
+def _head(words: Sequence[str]) -> str:
+    return words[-1] if words else ""
+
+
+def _phrases(here: Around) -> list[Feature]:
+    return [("-2,-1", *here.before[-2:]), ("-3,-2,-1", *here.before[-3:]), ("+1,+2", *here.after[:2])]
+
+
+def _of_cues(here: Around) -> list[Feature]:
+    """The nearest cue before, what stands between, and cues behind."""
+    clause, found = here.clause, list[Feature]()
+    if _CUES.isdisjoint(clause):
+        found.append(("no cue", here.ruled))
+    else:
+        last = max(place for place, word in enumerate(clause) if word in _CUES)
+        between = clause[last + 1 :]
+        found += [("cue", clause[last]), ("cue", clause[last], here.label)]
         found.append(("cue at", str(min(len(between) // 2, 5))))
         found += [("cue, then", word) for word in dict.fromkeys(between)]
         commas = min(between.count(","), 2)
         found.append(("cue, lists", str("or" in between), str("and" in between), str(commas)))
-    else:
-        found.append(("no cue", ruled))
-    found += [("cue after", word, label) for word in following if word in _CUES]
+    found += [("cue after", word, here.label) for word in here.following if word in _CUES]
     return found
-
-
-def _clause(before: Sequence[str]) -> list[str]:
-    """The words after the last that ends a clause."""
-    last = max((place for place, word in enumerate(before) if word in _STOPS), default=-1)
-    return list(before[last + 1 :])
 
 
 class Negation:
@@ -80,10 +109,36 @@ class Negation:
     def __init__(self, weights: Mapping[str, float], threshold: float) -> None:
         self._weights = {tuple(attribute.split("\t")): weight for attribute, weight in weights.items()}
         self._least = math.log(threshold / (1 - threshold))
+        self._of_word: dict[str, dict[str, float]] = {}
+        """The features that are one word in one place: place → word → weight."""
+        self._near: dict[tuple[str, str], dict[str, float]] = {}
+        """The same of a word's two features beside a finding: by side, and by what the rules say."""
+        for feature, weight in self._weights.items():
+            if len(feature) == 2:
+                self._of_word.setdefault(feature[0], {})[feature[1]] = weight
+        for side in ("before", "after"):
+            of_side = self._of_word.get(side, {})
+            for ruled in (str(True), str(False)):
+                words = [*of_side, *(of[1] for of in self._weights if len(of) == 3 and of[::2] == (side, ruled))]
+                self._near[side, ruled] = {
+                    word: of_side.get(word, 0.0) + self._weights.get((side, word, ruled), 0.0) for word in words
+                }
 
-    def absent(self, found: Sequence[Feature]) -> bool:
-        """The verdict on a finding with these features."""
-        return sum(map(self._weights.get, found, repeat(0.0))) >= self._least
+    def absent(self, here: Around) -> bool:
+        """The verdict on a finding."""
+        label, ruled, words, before, after, clause, following = here
+        others: list[Feature] = [("rule", ruled), ("rule", ruled, label), ("label", label)]
+        others += _phrases(here)
+        others += _of_cues(here)
+        said = sum(map(self._weights.get, others, _NOTHING))
+        said += self._said("head", _head(words)) + sum(self._said("in", word) for word in words)
+        said += sum(map(self._said, _BEHIND, before[::-1])) + sum(map(self._said, _AHEAD, after))
+        said += sum(map(self._near["before", ruled].get, dict.fromkeys(clause), _NOTHING))
+        said += sum(map(self._near["after", ruled].get, dict.fromkeys(following), _NOTHING))
+        return said >= self._least
+
+    def _said(self, place: str, word: str) -> float:
+        return self._of_word.get(place, {}).get(word, 0.0)
 
 
 @cache

@@ -20,16 +20,16 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
         for truth in document.truths:
             if truth.assertion is None or truth.kind == "context":
                 continue
-            around = clause(document.text, truth.start, truth.end, edges)
-            found = negation.features(
+            stands = clause(document.text, truth.start, truth.end, edges)
+            here = negation.around(
                 document.text,
                 truth.start,
                 truth.end,
                 label=truth.label,
-                rule=ruled_absent(document.text[truth.start : truth.end], around, label=truth.label),
-                sentence=around.sentence,
+                rule=ruled_absent(document.text[truth.start : truth.end], stands, label=truth.label),
+                sentence=stands.sentence,
             )
-            yield ["\t".join(feature) for feature in found], truth.assertion == "negated"
+            yield ["\t".join(feature) for feature in negation.features(here)], truth.assertion == "negated"
 
 
 def train(documents: Sequence[Document]) -> dict[str, float]:
