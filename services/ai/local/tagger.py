@@ -173,28 +173,28 @@ def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
 def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
     """How likely each label is at each token, given its run: forward and backward, runs of like length at once."""
     likely = np.empty_like(scores)
-    lengths = [end - start for start, end in runs]
-    first = np.cumsum([0, *lengths[:-1]])
-    ordered = sorted(range(len(runs)), key=lambda run: lengths[run])
+    lengths = np.array([end - start for start, end in runs])
+    firsts = np.cumsum(lengths) - lengths
+    ordered = np.argsort(lengths, kind="stable")
     onward = np.exp(np.stack([steps, steps.T]))
     local = np.exp(scores - scores.max(axis=1, keepdims=True))
     for group in (ordered[begin : begin + _AT_ONCE] for begin in range(0, len(ordered), _AT_ONCE)):
+        # Of each token: its run in the group, its place from the run's beginning, and from its end.
+        run = np.repeat(np.arange(len(group)), lengths[group])
+        place = np.arange(len(run)) - (np.cumsum(lengths[group]) - lengths[group])[run]
+        back = lengths[group][run] - 1 - place
+        tokens_of = firsts[group][run] + place
         # Every run from its beginning, and every run from its end. What stands behind a shorter one is not read.
         both = np.ones((lengths[group[-1]], 2, len(group), scores.shape[1]), np.float32)
-        for column, run in enumerate(group):
-            of_run = local[first[run] : first[run] + lengths[run]]
-            both[: len(of_run), 0, column] = of_run
-            both[: len(of_run), 1, column] = of_run[::-1]
+        both[place, 0, run] = both[back, 1, run] = local[tokens_of]
         heard = np.empty_like(both)
         state = heard[0] = np.ones(both.shape[1:], np.float32)
-        for place in range(1, len(both)):
-            state = (state * both[place - 1]) @ onward
-            state /= state.sum(axis=2, keepdims=True)
-            heard[place] = state
-        for column, run in enumerate(group):
-            length = lengths[run]
-            joint = heard[:length, 0, column] * both[:length, 0, column] * heard[:length, 1, column][::-1]
-            likely[first[run] : first[run] + length] = joint / joint.sum(axis=1, keepdims=True)
+        for step in range(1, len(both)):
+            state = (state * both[step - 1]) @ onward
+            state /= np.add.reduce(state, axis=2, keepdims=True)
+            heard[step] = state
+        joint = heard[place, 0, run] * local[tokens_of] * heard[back, 1, run]
+        likely[tokens_of] = joint / joint.sum(axis=1, keepdims=True)
     return likely
 
 
