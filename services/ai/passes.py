@@ -148,7 +148,7 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
     entities: list[Entity] = []
     for finding in detection.findings:
         if finding.id not in understood:
-            entities.append(Entity(**dict(finding)))
+            entities.append(Entity(**vars(finding)))
             continue
         answer, passage = understood[finding.id]
         ground = grounds[passage.place]
@@ -350,7 +350,7 @@ def _entity(
     if answer.codes is not None:
         codes = tuple(code for code in codes if code.code in answer.codes)
     return Entity(
-        **dict(finding) | {"codes": codes},
+        **vars(finding) | {"codes": codes},
         assertion=assertion,
         subject=answer.subject,
         attributes=attributes,

@@ -74,11 +74,12 @@ def one_of(terms: Iterable[str]) -> str:
 
 _Beginnings = dict[str, "_Beginnings"]
 _END = ""
+WHITE_SPACE = r"\s+"
 
 
 def _any_of(beginnings: _Beginnings) -> str:
     branches = [
-        (r"\s+" if character == " " else re.escape(character)) + _any_of(rest)
+        (WHITE_SPACE if character == " " else re.escape(character)) + _any_of(rest)
         for character, rest in beginnings.items()
         if character != _END
     ]
@@ -101,8 +102,8 @@ def _headings() -> tuple[re.Pattern[str], dict[str, str]]:
         if role not in _NO_ROLES
         for name in names
     }
-    known = one_of(list(roles)).replace(r"\s+", r"[ \t]+")
-    tail = one_of([*content["tails"], *(name for name in roles if len(name) > 3)]).replace(r"\s+", r"[ \t]+")
+    known = one_of(roles).replace(WHITE_SPACE, r"[ \t]+")
+    tail = one_of([*content["tails"], *(name for name in roles if len(name) > 3)]).replace(WHITE_SPACE, r"[ \t]+")
     pattern = (
         rf"^[ \t•*#–-]*(?:\d{{1,2}}[.)][ \t]*)?(?P<name>{known})"
         rf"(?:[ \t]*(?::|[-–](?=[ \t])|$)|(?P<tail>(?:[ \t,/&]+(?:(?:{tail})\b|(?-i:{_TAIL_DATE}))){{1,8}})"

@@ -41,6 +41,7 @@ _SHORT = 3
 _LONGEST = 8
 """Words of a term. Longer ones are classification text that no record prints."""
 _PAGES_KEPT = 16
+_PHRASES_KEPT = 8192
 """Terms and tagger ask for the terms of the same page."""
 _DEFAULT_FOLDER = Path(".chartloom") / "terminology"
 _CODED = {"disease": "ICD-10-CM", "symptom": "ICD-10-CM", "medication": "MeSH tree"}
@@ -148,18 +149,25 @@ def load(folder: Path | None = None) -> Terminology:
         return Terminology(json.load(file))
 
 
+@lru_cache(maxsize=_PHRASES_KEPT)
+def concept(text: str) -> Concept | None:
+    """The concept that ``text`` names as a whole."""
+    return load().concept(text)
+
+
 def codes(text: str, label: str) -> tuple[Code, ...]:
     """The codes of a finding: candidates of the terminology for exactly these words, or none."""
-    concept = load().concept(text)
-    if concept is None or label not in _CODED:
+    known = concept(text)
+    if known is None or label not in _CODED:
         return ()
-    return tuple(code for code in concept.codes if code.system == _CODED[label])
+    return tuple([code for code in known.codes if code.system == _CODED[label]])
 
 
+@lru_cache(maxsize=_PHRASES_KEPT)
 def name(text: str) -> str:
     """What ``text`` is compared under: the name of its concept, so that "CRP" is "C-reactive protein", or its key."""
-    concept = load().concept(text)
-    return phrase(concept.name if concept else text)
+    known = concept(text)
+    return phrase(known.name if known else text)
 
 
 @lru_cache(maxsize=_PAGES_KEPT)
