@@ -75,7 +75,8 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     # Apart, so that no term runs from one into the next.
     said = "\n\n".join(dict.fromkeys(text for entity in cited for text in _borne(entity, document_date)))
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
-    if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
+    numbers = _numbers(sentence)
+    if (numbers and not numbers <= _numbers(said)) or _ADDRESS.search(sentence):
         return False
     months = {match.lower() for match in _MONTH.findall(sentence)}
     if months and not months <= _months_of(said):

@@ -155,6 +155,7 @@ def within(text: str, start: int, end: int) -> tuple[int, int] | None:
     return None
 
 
+@lru_cache(maxsize=_TEXTS_KEPT)
 def lasts(text: str) -> bool:
     """Whether a time says for how long, not when."""
     return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS))

@@ -292,10 +292,11 @@ def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: st
     """Each finding of the page once, in the passage in which it lies deepest, a bounded number in a question."""
     passages = split(page, window, role)
     targets_of: list[list[Target]] = [[] for _ in passages]
+    parted = len(passages) > 1
     for finding in findings:
         if finding.source.page != page.page:
             continue
-        number = max(range(len(passages)), key=lambda number: _margin(passages[number], finding))
+        number = max(range(len(passages)), key=lambda number: _margin(passages[number], finding)) if parted else 0
         home = passages[number]
         target = Target(
             id=finding.id,

@@ -78,10 +78,12 @@ def attributes(
     """(id, attributes) of each target; each attribute once, as offsets in ``text``."""
     table = {row.name[0]: row for row in rows.rows(text)}
     ordered = sorted(targets, key=lambda target: target.start)
+    starts = [target.start for target in ordered]
     times = dates.find(text)
     for index, target in enumerate(ordered):
         low, high = sentence(edges, target.start)
-        following = next((other.start for other in ordered[index + 1 :] if other.start >= target.end), high)
+        after = bisect_left(starts, target.end, index + 1)
+        following = starts[after] if after < len(starts) else high
         previous = max(
             (other.end for other in ordered[max(0, index - 3) : index] if other.end <= target.start), default=low
         )
@@ -98,12 +100,7 @@ def attributes(
             found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
         elif target.label in ("medication", "procedure"):
             medicine_end = next(
-                (
-                    other.start
-                    for other in ordered[index + 1 :]
-                    if other.label == target.label and other.start >= target.end
-                ),
-                high,
+                (starts[other] for other in range(after, len(starts)) if ordered[other].label == target.label), high
             )
             found += _prescribed(text, target, max(previous, low), min(medicine_end, high, target.end + _REACH))
         if target.kind in ("event", "observation"):
