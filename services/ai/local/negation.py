@@ -109,36 +109,36 @@ class Negation:
     def __init__(self, weights: Mapping[str, float], threshold: float) -> None:
         self._weights = {tuple(attribute.split("\t")): weight for attribute, weight in weights.items()}
         self._least = math.log(threshold / (1 - threshold))
-        self._of_word: dict[str, dict[str, float]] = {}
-        """The features that are one word in one place: place → word → weight."""
-        self._near: dict[tuple[str, str], dict[str, float]] = {}
-        """The same of a word's two features beside a finding: by side, and by what the rules say."""
+        of_word: dict[str, dict[str, float]] = {}
         for feature, weight in self._weights.items():
             if len(feature) == 2:
-                self._of_word.setdefault(feature[0], {})[feature[1]] = weight
-        for side in ("before", "after"):
-            of_side = self._of_word.get(side, {})
-            for ruled in (str(True), str(False)):
-                words = [*of_side, *(of[1] for of in self._weights if len(of) == 3 and of[::2] == (side, ruled))]
-                self._near[side, ruled] = {
-                    word: of_side.get(word, 0.0) + self._weights.get((side, word, ruled), 0.0) for word in words
-                }
+                of_word.setdefault(feature[0], {})[feature[1]] = weight
+        self._head, self._inside = of_word.get("head", {}), of_word.get("in", {})
+        self._behind = [of_word.get(place, {}) for place in _BEHIND]
+        self._ahead = [of_word.get(place, {}) for place in _AHEAD]
+        # A word beside a finding has two features: one with what the rules say, one without.
+        self._beside = {
+            (side, ruled): of_word.get(side, {})
+            | {
+                feature[1]: weight + of_word.get(side, {}).get(feature[1], 0.0)
+                for feature, weight in self._weights.items()
+                if len(feature) == 3 and feature[::2] == (side, ruled)
+            }
+            for side in ("before", "after")
+            for ruled in (str(True), str(False))
+        }
 
     def absent(self, here: Around) -> bool:
         """The verdict on a finding."""
         label, ruled, words, before, after, clause, following = here
-        others: list[Feature] = [("rule", ruled), ("rule", ruled, label), ("label", label)]
-        others += _phrases(here)
-        others += _of_cues(here)
+        others = [("rule", ruled), ("rule", ruled, label), ("label", label), *_phrases(here), *_of_cues(here)]
         said = sum(map(self._weights.get, others, _NOTHING))
-        said += self._said("head", _head(words)) + sum(self._said("in", word) for word in words)
-        said += sum(map(self._said, _BEHIND, before[::-1])) + sum(map(self._said, _AHEAD, after))
-        said += sum(map(self._near["before", ruled].get, dict.fromkeys(clause), _NOTHING))
-        said += sum(map(self._near["after", ruled].get, dict.fromkeys(following), _NOTHING))
+        said += self._head.get(_head(words), 0.0) + sum(map(self._inside.get, words, _NOTHING))
+        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._behind, before[::-1], strict=False)])
+        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._ahead, after, strict=False)])
+        said += sum(map(self._beside["before", ruled].get, dict.fromkeys(clause), _NOTHING))
+        said += sum(map(self._beside["after", ruled].get, dict.fromkeys(following), _NOTHING))
         return said >= self._least
-
-    def _said(self, place: str, word: str) -> float:
-        return self._of_word.get(place, {}).get(word, 0.0)
 
 
 @cache
