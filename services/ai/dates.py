@@ -175,10 +175,9 @@ def calendar(texts: Iterable[str]) -> Calendar:
     pages = list(texts)
     numeric = [(int(match["a"]) > 12, int(match["b"]) > 12) for text in pages for match in _NUMERIC.finditer(text)]
     orders = {first for first, second in numeric if first != second}
-    if orders:
-        day_first = orders.pop() if len(orders) == 1 else None
-    else:
-        day_first = _of_country(pages) if numeric else None
+    day_first = next(iter(orders)) if len(orders) == 1 else None
+    if numeric and not orders:
+        day_first = _of_country(pages)
     own = None
     for text in pages:
         own = own or _own_date(text, day_first, labelled=True)

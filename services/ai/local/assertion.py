@@ -121,9 +121,8 @@ def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
 def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
     if label not in _TESTS:
         past = cue("historical", "before")
-        if past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before)):
-            return "historical"
-        if clause.goes_on_with("historical"):
+        opens = past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before))
+        if opens or clause.goes_on_with("historical"):
             return "historical"
     if role == "allergies" and label in ("symptom", "disease"):
         return "historical"  # what the substance once did

@@ -2,8 +2,8 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from services.ai import dates
@@ -138,9 +138,9 @@ class PatternDetector:
         if not self._before_terms:
             words = tokens(page.body)
             found += [
-                Span(words.starts[place], words.ends[place], label)
+                Span(words.starts[place], words.ends[place], ending)
                 for place, word in enumerate(words.lower)
-                if (label := _label_by_ending(word))
+                if (ending := _label_by_ending(word))
             ]
         return found
 
@@ -201,17 +201,15 @@ def _is_prose(line: str) -> bool:
     return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
 
 
-def union(found: Iterable[Sequence[Span]]) -> list[Span]:
+def union(found: Sequence[Sequence[Span]]) -> list[Span]:
     """All spans without overlaps: known terms before mere forms, longer before shorter inside each."""
     taken: list[Span] = []
-    covered: set[int] = set()
+    covered = bytearray(max((span.end for spans in found for span in spans), default=0))
     for spans in found:
         for span in sorted(spans, key=lambda span: (span.start - span.end, span.start)):
-            stretch = range(span.start, span.end)
-            if not covered.isdisjoint(stretch):
-                continue
-            covered.update(stretch)
-            taken.append(span)
+            if not any(covered[span.start : span.end]):
+                covered[span.start : span.end] = b"\1" * (span.end - span.start)
+                taken.append(span)
     return sorted(taken, key=lambda span: span.start)
 
 
@@ -327,7 +325,7 @@ def _in_context(span: Span, page: Layout) -> Span:
         label = "allergy"
     if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, page.edges)):
         label = "family_history"
-    return replace(span, label=label)
+    return span if label == span.label else Span(span.start, span.end, label)
 
 
 @cache

@@ -268,12 +268,13 @@ def compile_terms() -> dict[str, Any]:
             heads[head] = max(heads.get(head, 0), length)
     used = sorted(set(terms.values()))
     renumbered = {row: number for number, row in enumerate(used)}
+    kept = [concepts[row] for row in used]
     return {
         "terms": {term: renumbered[row] for term, row in terms.items()},
         "heads": heads,
         "capitals": sorted(capitals),
         "mixed": _rules("stop")["mixed"],
-        "concepts": ["\t".join([name, label, *chain(*codes)]) for name, label, codes in map(concepts.__getitem__, used)],
+        "concepts": ["\t".join([name, label, *chain(*codes)]) for name, label, codes in kept],
         "parts": _parts({term: str(concepts[row][1]) for term, row in terms.items()}),
     }
 
