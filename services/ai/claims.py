@@ -8,7 +8,7 @@ from shared.contract.findings import Entity
 
 from .local import terminology
 from .local.terminology import Concept
-from .local.words import key, words
+from .local.words import key, phrase, words
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
@@ -59,11 +59,6 @@ def _numbers(text: str) -> frozenset[str]:
     )
 
 
-@lru_cache(maxsize=_TEXTS_KEPT)
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(words(text).keys)
-
-
 def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
     yield entity.text
     for attribute in entity.attributes.values():
@@ -92,8 +87,8 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     if months and not months <= _months_of(said):
         return False
     told_words = words(sentence)
-    printed = frozenset[str]().union(*map(_keys, texts))
-    names = {name for match in _NAME.finditer(sentence) for name in _keys(match["name"])} - {"i"}
+    printed = {word for text in texts for word in phrase(text).split()}
+    names = {word for match in _NAME.finditer(sentence) for word in phrase(match["name"]).split()} - {"i"}
     if not names <= printed | {key(month) for month in months}:
         return False
     told = terminology.named(told_words, _NAMED)

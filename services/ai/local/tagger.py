@@ -141,13 +141,13 @@ class Tagger:
             self._kept = np.empty((max(len(new), _WORDS_KEPT), *self._kept.shape[1:]), np.float32)
             self._paired = np.empty((len(self._kept), 3), np.int64)
         if new:
-            none = len(self._features)
+            known, none = self._features, len(self._features)
             rows: list[int] = []
             firsts: list[int] = []
             for word in new:
                 firsts.append(len(rows))
                 rows.append(none)
-                rows += [self._features.get(name, none) for name in word_features(word, 0)]
+                rows += [known[name] for name in word_features(word, 0) if name in known]
             first = len(self._words)
             said = np.add.reduceat(self._around[rows], firsts, axis=0)
             self._kept[first : first + len(new)] = said.reshape(len(new), *self._kept.shape[1:])

@@ -111,7 +111,7 @@ class Terminology:
             while last < min(first + reach, count) and found.joined(last):
                 last += 1
         for end in range(last, first, -1):
-            term = found.run(first, end)
+            term = found.run(first, end) if end > first + 1 else found.keys[first]
             row = self._terms.get(term)
             if row is None or (term in self._capitals and not self._abbreviates(term, found.printed(first))):
                 continue
