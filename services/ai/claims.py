@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from shared.contract.findings import Entity
 
 from .local import terminology
 from .local.terminology import Concept
-from .local.words import key, words
+from .local.words import key, phrase, words
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
@@ -35,6 +36,8 @@ _NAME = re.compile(r"(?<=[\w,;)'’\"] )[(\[\"'‘“]?(?P<name>[A-Z][\w'’-]*)
 _ADDRESS = re.compile(r"https?:|www\.|\S@\S", re.I)
 _CATEGORY = 3
 """Characters of an ICD-10 code that say which disease it is; the others say where and how."""
+_TEXTS_KEPT = 4096
+"""Entities are cited again, and documents say the same of many patients."""
 _SHORT = 3
 """Letters of a word that may be what a sentence names: fewer are "the", "was", "of"."""
 
@@ -48,10 +51,12 @@ def _plain(number: str) -> str:
     return (whole.lstrip("0") or "0") + (point + rest if rest else "")
 
 
-def _numbers(text: str) -> set[str]:
-    return {_plain(match) for match in _NUMBER.findall(text)} | {
-        _NUMERALS[word.lower()] for word in _NUMERAL.findall(text)
-    }
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _numbers(text: str) -> frozenset[str]:
+    return frozenset(
+        {_plain(match) for match in _NUMBER.findall(text)}
+        | {_NUMERALS[word.lower()] for word in _NUMERAL.findall(text)}
+    )
 
 
 def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
@@ -72,26 +77,31 @@ def _months_of(said: str) -> set[str]:
 
 def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> bool:
     """Whether the cited entities bear what the sentence says, and the sentence says something of them."""
+    texts = dict.fromkeys(text for entity in cited for text in _borne(entity, document_date))
     # Apart, so that no term runs from one into the next.
-    said = "\n\n".join(dict.fromkeys(text for entity in cited for text in _borne(entity, document_date)))
+    said = "\n\n".join(texts)
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
-    if not _numbers(sentence) <= _numbers(said) or _ADDRESS.search(sentence):
+    if not _numbers(sentence) <= frozenset[str]().union(*map(_numbers, texts)) or _ADDRESS.search(sentence):
         return False
     months = {match.lower() for match in _MONTH.findall(sentence)}
     if months and not months <= _months_of(said):
         return False
-    said_words, told_words = words(said), words(sentence)
-    printed = {word.key for word in said_words}
-    names = {word.key for match in _NAME.finditer(sentence) for word in words(match["name"])} - {"i"}
+    told_words = words(sentence)
+    printed = {word for text in texts for word in phrase(text).split()}
+    names = {word for match in _NAME.finditer(sentence) for word in phrase(match["name"]).split()} - {"i"}
     if not names <= printed | {key(month) for month in months}:
         return False
-    known = terminology.named(said_words, _NAMED)
     told = terminology.named(told_words, _NAMED)
-    if not all(spelling <= printed | _GENERIC or _is_one_of(concept, known) for concept, spelling in told.items()):
-        return False
+    borne = printed | _GENERIC
+    renamed = [concept for concept, spelling in told.items() if not spelling <= borne]
     # What fits any citation was made up, or copied: it names one thing at least that it cites.
-    own = {word.key for word in told_words if len(word.key) >= _SHORT or not word.key.isalpha()}
-    return bool(own & printed) or any(_is_one_of(concept, known) for concept in told)
+    cites = any(word in printed for word in told_words.keys if len(word) >= _SHORT or not word.isalpha())
+    if cites and not renamed:
+        return True
+    known = terminology.named(words(said), _NAMED)
+    return all(_is_one_of(concept, known) for concept in renamed) and (
+        cites or any(_is_one_of(concept, known) for concept in told)
+    )
 
 
 def _is_one_of(concept: Concept, known: Iterable[Concept]) -> bool:

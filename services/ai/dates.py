@@ -92,6 +92,12 @@ _MONTH_FIRST = re.compile(
 )
 """Words of countries that write 3 April as 03/04, and of those that write it as 04/03."""
 _OPENING = re.compile(r"(?<!\d)\d|\b[A-Za-z]+")
+_COUNTS = re.compile(
+    r"(?:19|20)\d\d|\d\d?([/.-])\d\d?\1\d|\d\d?/(?:7|52|12)(?!\d)"
+    rf"|(?:\d{{1,3}}(?:st|nd|rd|th)?|[a-z]+)[\s-]*(?:of\s+)?(?:{'|'.join(_MONTHS)}|day|week|month|year|h|wk|mth|mo|yr)",
+    re.I,
+)
+"""What a number or numeral goes on with where it may be of a date: most are of results, and say "a" of anything."""
 _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys("0123456789", (
         _ISO, _DAY_MONTH, _NUMERIC, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING
@@ -103,6 +109,7 @@ _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys(("today", "yesterday", "last"), (_DEIXIS,)),
 }  # fmt: skip
 """A date's first digit or word → the patterns that may begin there."""
+_COUNTING = frozenset({*"0123456789", *_NUMERALS})
 _ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
@@ -137,8 +144,10 @@ def _stretches(text: str) -> Iterator[tuple[int, int]]:
     """All that a pattern matches. A date begins with a digit or one of few words: nothing is tried elsewhere."""
     ends: dict[re.Pattern[str], int] = {}
     for opening in _OPENING.finditer(text):
-        start = opening.start()
-        for pattern in _BY_OPENING.get(opening.group().lower(), ()):
+        start, word = opening.start(), opening.group().lower()
+        if word in _COUNTING and not _COUNTS.match(text, start):
+            continue
+        for pattern in _BY_OPENING.get(word, ()):
             if start >= ends.get(pattern, 0) and (match := pattern.match(text, start)):
                 ends[pattern] = match.end()
                 yield match.span()
@@ -155,6 +164,7 @@ def within(text: str, start: int, end: int) -> tuple[int, int] | None:
     return None
 
 
+@lru_cache(maxsize=_TEXTS_KEPT)
 def lasts(text: str) -> bool:
     """Whether a time says for how long, not when."""
     return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS))
@@ -163,13 +173,11 @@ def lasts(text: str) -> bool:
 def calendar(texts: Iterable[str]) -> Calendar:
     """Read a document's own date and its order of day and month from its pages' texts."""
     pages = list(texts)
-    orders = {
-        int(match["a"]) > 12
-        for text in pages
-        for match in _NUMERIC.finditer(text)
-        if (int(match["a"]) > 12) != (int(match["b"]) > 12)
-    }
-    day_first = orders.pop() if len(orders) == 1 else _of_country(pages) if not orders else None
+    numeric = [(int(match["a"]) > 12, int(match["b"]) > 12) for text in pages for match in _NUMERIC.finditer(text)]
+    orders = {first for first, second in numeric if first != second}
+    day_first = next(iter(orders)) if len(orders) == 1 else None
+    if numeric and not orders:
+        day_first = _of_country(pages)
     own = None
     for text in pages:
         own = own or _own_date(text, day_first, labelled=True)

@@ -148,7 +148,7 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
     entities: list[Entity] = []
     for finding in detection.findings:
         if finding.id not in understood:
-            entities.append(Entity(**dict(finding)))
+            entities.append(Entity(**vars(finding)))
             continue
         answer, passage = understood[finding.id]
         ground = grounds[passage.place]
@@ -292,10 +292,11 @@ def _questions(page: Page, findings: Sequence[Finding], *, window: int, role: st
     """Each finding of the page once, in the passage in which it lies deepest, a bounded number in a question."""
     passages = split(page, window, role)
     targets_of: list[list[Target]] = [[] for _ in passages]
+    parted = len(passages) > 1
     for finding in findings:
         if finding.source.page != page.page:
             continue
-        number = max(range(len(passages)), key=lambda number: _margin(passages[number], finding))
+        number = max(range(len(passages)), key=lambda number: _margin(passages[number], finding)) if parted else 0
         home = passages[number]
         target = Target(
             id=finding.id,
@@ -350,7 +351,7 @@ def _entity(
     if answer.codes is not None:
         codes = tuple(code for code in codes if code.code in answer.codes)
     return Entity(
-        **dict(finding) | {"codes": codes},
+        **vars(finding) | {"codes": codes},
         assertion=assertion,
         subject=answer.subject,
         attributes=attributes,

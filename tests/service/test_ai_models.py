@@ -1,20 +1,24 @@
 """The trained models that ship: what they must still find, and that they are what they say."""
 
 import json
+from collections.abc import Set
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
 from bench.evaluation import measure
 from bench.evaluation.matching import pairs
-from services.ai.local import engine, tagger
+from services.ai.local import engine, linking, negation, tagger
 from services.ai.local.linking import Head
 from services.ai.local.sections import sentences
 from services.ai.local.tokens import tokens
 from services.ai.providers.local import LocalProvider
 from services.ai.training import corpus
+from services.ai.training.tagger import sequences
 
+Feature = TypeVar("Feature", str, tuple[str, ...])
 NOTES = Path(__file__).parents[2] / "bench/evaluation/notes"
 REPORT = (
     "A 54-year-old woman presented with a two-week history of dyspnea and chest pain.\n"
@@ -87,6 +91,61 @@ def test_likelihoods_are_those_of_the_whole_sentence() -> None:
             assert likely[start + place] == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_tagger_sums_the_features_that_it_was_trained_on() -> None:
+    text = f"{REPORT}The salpingo-oophorectomy (2 hrs) was on 3/4.\n"
+    sentences_of, _ = sequences([corpus.Document("1", text, ())])
+    attributes = {feature for sentence in sentences_of for place in sentence for feature in place}
+    of_labels = [drawn(attributes, seed) for seed in range(3)]
+    weight = {feature: np.array([weights[feature] for weights in of_labels], np.float32) for feature in attributes}
+    learnt = tagger.Tagger(
+        ["O", "test", "dose"], list(weight), np.array(list(weight.values())), np.zeros((3, 3), np.float32)
+    )
+    page = tokens(text)
+    expected = [sum(weight[feature] for feature in place) for sentence in sentences_of for place in sentence]
+    assert learnt.scores(text, page, tagger.runs_of(page, text)) == pytest.approx(np.array(expected), rel=1e-4)
+
+
+def test_negation_sums_the_features_that_it_was_trained_on() -> None:
+    text = "She had no fever, but denied any other pain or rash, without lack of appetite; edema was absent.\n"
+    places = [(start, end) for start, end in zip(tokens(text).starts, tokens(text).ends, strict=True)]
+    around = [
+        negation.around(text, start, end, label="symptom", rule=rule, sentence=(0, len(text)))
+        for start, end in places
+        for rule in (False, True)
+    ]
+    weight = drawn({feature for here in around for feature in negation.features(here)})
+    for here in around:
+        said = sum(weight[feature] for feature in negation.features(here))
+        for threshold, absent in ((said - 1e-6, True), (said + 1e-6, False)):
+            learnt = negation.Negation(
+                {"\t".join(feature): one for feature, one in weight.items()}, 1 / (1 + np.exp(-threshold))
+            )
+            assert learnt.absent(here) == absent, (here, said)
+
+
+def test_linking_chooses_by_the_features_that_it_was_trained_on() -> None:
+    text = "Vancomycin (1 g), then oral prednisolone with or without aspirin and 40 mg of morphine by mouth.\n"
+    heads = [
+        Head(words, text.index(words), text.index(words) + len(words), "intervention", "medication")
+        for words in ("Vancomycin", "prednisolone", "aspirin", "morphine")
+    ]
+    edges = sentences(text)
+    for words in ("1 g", "oral", "40 mg", "by mouth"):
+        said = ("dose", text.index(words), text.index(words) + len(words))
+        features = {head.id: linking.features(text, said, head, heads) for head in heads}
+        weight = drawn({feature for of in features.values() for feature in of})
+        sums = {head: sum(weight[feature] for feature in of) for head, of in features.items()}
+        chosen = linking.Linking(weight).head(text, said, heads, edges)
+        assert chosen is not None
+        assert chosen.id == max(sums, key=lambda head: sums[head])
+
+
+def drawn(features: Set[Feature], seed: int = 5) -> dict[Feature, float]:
+    """A weight for each feature."""
+    draw = np.random.default_rng(seed)
+    return dict(zip(sorted(features), draw.normal(size=len(features)).tolist(), strict=True))
+
+
 def test_a_dose_is_said_about_its_own_medicine() -> None:
     text = "She received vancomycin (1 g) and oral prednisolone 40 mg.\n"
 
@@ -95,14 +154,14 @@ def test_a_dose_is_said_about_its_own_medicine() -> None:
         return Head(words, start, start + len(words), "intervention", "medication")
 
     heads = [head("vancomycin"), head("prednisolone")]
-    linking, edges = engine.load().linking, sentences(text)
+    model, edges = engine.load().linking, sentences(text)
     for name, words, owner in (
         ("dose", "1 g", "vancomycin"),
         ("dose", "40 mg", "prednisolone"),
         ("route", "oral", "prednisolone"),
     ):
         start = text.index(words)
-        about = linking.head(text, (name, start, start + len(words)), heads, edges)
+        about = model.head(text, (name, start, start + len(words)), heads, edges)
         assert about is not None
         assert (words, about.id) == (words, owner)
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from shared.contract.findings import Assertion, Subject
 
-from .cues import cue, present
-from .negation import Negation, features
+from .cues import Present, cue, present
+from .negation import Negation, around
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
@@ -23,19 +23,22 @@ _VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
 _BRACKETS = re.compile(r"\([^()]*\)")
 """What a bracket closes, it keeps."""
 _NEAR = re.compile(r"[,;]")
-_NOT = frozenset({"no", "without", "not"})
 _NOT_DONE = re.compile(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", re.I)
+_PATIENT_AGAIN = re.compile(r"\b(?:patient|he|she|who)\s+(?:has|had|is|was|presented)\b", re.I)
 _FORM_SAYS_NO = re.compile(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", re.I)
 _NO_ALLERGIES = re.compile(r"NKDA|no\s+(?:known\s+)?(?:drug\s+)?allergies", re.I)
 
 
-class _Clause(NamedTuple):
-    """What stands before and behind a finding in its clause, and the tokens of both (of more than both, at times)."""
+class Clause(NamedTuple):
+    """What stands before and behind a finding in its clause, and in its sentence."""
 
     before: str
     after: str
-    words_before: frozenset[str]
-    words_after: frozenset[str]
+    present_before: Present
+    present_after: Present
+    """Cues that may stand in both (in more than both, at times)."""
+    sentence: tuple[int, int]
+    sentence_before: str
 
     @property
     def after_near(self) -> str:
@@ -43,12 +46,12 @@ class _Clause(NamedTuple):
 
     def opens_with(self, kind: str) -> bool:
         """Whether a cue of this kind stands before the finding."""
-        return cue(kind, "before").stands(self.before, self.words_before)
+        return cue(kind, "before").stands(self.before, self.present_before)
 
     def goes_on_with(self, kind: str, side: str = "after") -> bool:
         """Whether a cue of this kind stands close behind the finding."""
         ends = cue(kind, side)
-        return ends.may_stand(self.words_after) and ends.pattern.search(self.after_near) is not None
+        return ends.may_stand(self.present_after) and ends.pattern.search(self.after_near) is not None
 
 
 def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]:
@@ -57,18 +60,18 @@ def sentence(edges: Sequence[tuple[int, int]], position: int) -> tuple[int, int]
     return max(start, position - _LONGEST), min(end, position + _LONGEST)
 
 
-def _clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> _Clause:
+def clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> Clause:
+    """The clause of [start, end): its sentence up to what ends the reach of a cue."""
     low, high = sentence(edges, start)
-    before, after = text[low:start], text[end:high]
-    if "(" in before:
-        before = _BRACKETS.sub(_blanked, before)
-    words_before, words_after = present(text, low, start), present(text, end, high)
+    sentence_before, after = text[low:start], text[end:high]
+    before = _BRACKETS.sub(_blanked, sentence_before) if "(" in sentence_before else sentence_before
+    present_before, present_after = present(text, low, start), present(text, end, high)
     ends = cue("terminators", "words")
-    if ends.may_stand(words_before):
+    if ends.may_stand(present_before):
         before = before[max((match.end() for match in ends.pattern.finditer(before)), default=0) :]
-    if ends.may_stand(words_after) and (first := ends.pattern.search(after)):
+    if ends.may_stand(present_after) and (first := ends.pattern.search(after)):
         after = after[: first.start()]
-    return _Clause(before, after, words_before, words_after)
+    return Clause(before, after, present_before, present_after, (low, high), sentence_before)
 
 
 def _blanked(match: re.Match[str]) -> str:
@@ -83,17 +86,15 @@ def assertion(
     kind: str,
     label: str,
     role: str,
-    edges: Sequence[tuple[int, int]],
+    clause: Clause,
     negation: Negation,
 ) -> Assertion:
-    """What the page states about [start, end)."""
+    """What the page states about [start, end), which stands in this clause."""
     if label in _STANDING:
         return "affirmed"
-    clause = _clause(text, start, end, edges)
-    absent = _ruled_absent(text[start:end], clause, label=label)
+    absent = ruled_absent(text[start:end], clause, label=label)
     if kind != "context":
-        found = features(text, start, end, label=label, rule=absent, sentence=sentence(edges, start))
-        absent = negation.absent(found)
+        absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))
     # A medicine that was given and is no more: reports annotate that as its absence, a record as its past.
     if absent and label == "medication" and (clause.opens_with("historical") or clause.goes_on_with("historical")):
         return "historical"
@@ -102,28 +103,26 @@ def assertion(
     return _doubt(clause, label=label) or _past_or_planned(text[start:end], clause, kind=kind, label=label, role=role)
 
 
-def ruled_absent(text: str, start: int, end: int, *, label: str, edges: Sequence[tuple[int, int]]) -> bool:
-    """Whether a cue in its clause makes [start, end) absent."""
-    return _ruled_absent(text[start:end], _clause(text, start, end, edges), label=label)
-
-
-def _ruled_absent(words: str, clause: _Clause, *, label: str) -> bool:
+def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
+    """Whether a cue in their clause makes a finding's words absent."""
     if label == "allergy" and _NO_ALLERGIES.search(words):
         return True
-    before, pseudo = clause.before, cue("negated", "pseudo")
-    if pseudo.may_stand(clause.words_before):
+    before, pseudo, negated = clause.before, cue("negated", "pseudo"), cue("negated", "before")
+    if pseudo.may_stand(clause.present_before):
         before = pseudo.pattern.sub(_blanked, before)
     if label in _TESTS:
+        # "No", "not" and "without" are cues, too.
         return clause.goes_on_with("results", "not_done") or (
-            not _NOT.isdisjoint(clause.words_before) and _NOT_DONE.search(before) is not None
+            negated.may_stand(clause.present_before) and _NOT_DONE.search(before) is not None
         )
-    return cue("negated", "before").stands(before, clause.words_before) or _negated_after(clause)
+    return negated.stands(before, clause.present_before) or _negated_after(clause)
 
 
-def _past_or_planned(words: str, clause: _Clause, *, kind: str, label: str, role: str) -> Assertion:
+def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
     if label not in _TESTS:
-        past = _PRESENT_HISTORY.sub("", clause.before) if "history" in clause.words_before else clause.before
-        if cue("historical", "before").stands(past, clause.words_before) or clause.goes_on_with("historical"):
+        past = cue("historical", "before")
+        opens = past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before))
+        if opens or clause.goes_on_with("historical"):
             return "historical"
     if role == "allergies" and label in ("symptom", "disease"):
         return "historical"  # what the substance once did
@@ -136,10 +135,10 @@ def _past_or_planned(words: str, clause: _Clause, *, kind: str, label: str, role
     return "affirmed"
 
 
-def _negated_after(clause: _Clause) -> bool:
+def _negated_after(clause: Clause) -> bool:
     doubted = clause.goes_on_with("possible")
     # "cannot be excluded" is doubt, "was considered and excluded" is none.
-    if cue("negated", "after").may_stand(clause.words_after):
+    if cue("negated", "after").may_stand(clause.present_after):
         near = clause.after_near
         near = cue("possible", "after").pattern.sub("~", near) if doubted else near
         if cue("negated", "after").pattern.search(near):
@@ -148,7 +147,7 @@ def _negated_after(clause: _Clause) -> bool:
     return not doubted and _FORM_SAYS_NO.fullmatch(clause.after) is not None
 
 
-def _doubt(clause: _Clause, *, label: str) -> Assertion | None:
+def _doubt(clause: Clause, *, label: str) -> Assertion | None:
     if clause.opens_with("hypothetical") or clause.goes_on_with("hypothetical"):
         return "hypothetical"
     if label in _TESTS:
@@ -158,24 +157,25 @@ def _doubt(clause: _Clause, *, label: str) -> Assertion | None:
     return None
 
 
-def relative_speaks(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) -> bool:
+def relative_speaks(text: str, start: int, edges: Sequence[tuple[int, int]]) -> bool:
     """Whether a relative stands before the finding in its sentence, and no patient in between."""
     low, _ = sentence(edges, start)
+    return _relative_before(text[low:start], present(text, low, start))
+
+
+def _relative_before(before: str, present_before: Present) -> bool:
     relatives = cue("family", "relatives")
-    if not relatives.may_stand(present(text, low, start)):
+    if not relatives.may_stand(present_before):
         return False
-    before = text[low:start]
     ends = [match.end() for match in relatives.pattern.finditer(before)]
-    if not ends:
-        return False
-    return re.search(r"\b(?:patient|he|she|who)\s+(?:has|had|is|was|presented)\b", before[ends[-1] :], re.I) is None
+    return bool(ends) and _PATIENT_AGAIN.search(before, ends[-1]) is None
 
 
-def subject(text: str, start: int, end: int, *, label: str, role: str, edges: Sequence[tuple[int, int]]) -> Subject:
-    """Whom the finding is about."""
-    if role == "family" or label == "family_history" or relative_speaks(text, start, end, edges):
+def subject(clause: Clause, *, label: str, role: str) -> Subject:
+    """Whom a finding of this clause is about."""
+    before, present_before = clause.sentence_before, clause.present_before
+    if role == "family" or label == "family_history" or _relative_before(before, present_before):
         return "family" if label not in ("age", "sex") or role == "family" else "patient"
-    low, _ = sentence(edges, start)
-    if cue("family", "other").stands(text[low:start], present(text, low, start)):
+    if cue("family", "other").stands(before, present_before):
         return "other"
     return "patient"

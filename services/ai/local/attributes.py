@@ -11,7 +11,7 @@ from shared.contract.findings import AttributeName
 
 from . import rows
 from .assertion import sentence
-from .cues import Cue
+from .cues import words_for
 from .sections import Section, at, columns, one_of, rules
 
 Found = tuple[AttributeName, int, int]
@@ -61,11 +61,6 @@ _REACH = 90
 
 
 @cache
-def _whole(name: str) -> Cue:
-    return Cue(tuple(rules("attributes")[name]), before_hyphens=False)
-
-
-@cache
 def _measure() -> re.Pattern[str]:
     flags = one_of(rules("attributes")["flags"])
     return re.compile(
@@ -83,10 +78,12 @@ def attributes(
     """(id, attributes) of each target; each attribute once, as offsets in ``text``."""
     table = {row.name[0]: row for row in rows.rows(text)}
     ordered = sorted(targets, key=lambda target: target.start)
+    starts = [target.start for target in ordered]
     times = dates.find(text)
     for index, target in enumerate(ordered):
         low, high = sentence(edges, target.start)
-        following = next((other.start for other in ordered[index + 1 :] if other.start >= target.end), high)
+        after = bisect_left(starts, target.end, index + 1)
+        following = starts[after] if after < len(starts) else high
         previous = max(
             (other.end for other in ordered[max(0, index - 3) : index] if other.end <= target.start), default=low
         )
@@ -103,12 +100,7 @@ def attributes(
             found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
         elif target.label in ("medication", "procedure"):
             medicine_end = next(
-                (
-                    other.start
-                    for other in ordered[index + 1 :]
-                    if other.label == target.label and other.start >= target.end
-                ),
-                high,
+                (starts[other] for other in range(after, len(starts)) if ordered[other].label == target.label), high
             )
             found += _prescribed(text, target, max(previous, low), min(medicine_end, high, target.end + _REACH))
         if target.kind in ("event", "observation"):
@@ -162,7 +154,7 @@ def _measured(text: str, target: Target, *, low: int, previous: int, end: int) -
     if match and match.start("value") < end:
         names: tuple[AttributeName, ...] = ("value", "unit", "range", "flag")
         return [(name, *match.span(name)) for name in names if match[name]]
-    words = _whole("value_words")
+    words = words_for("value_words")
     if word := words.pattern.match(text, start, end):
         return [("value", *word.span())]
     before = list(words.within(text, previous, target.start))
@@ -183,7 +175,7 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
             dose = before[-1]
     if dose:
         found.append(("dose", *dose.span()))
-    routes = list(_whole("routes").within(text, previous, target.start))
+    routes = list(words_for("routes").within(text, previous, target.start))
     if routes and not text[routes[-1].end() : target.start].strip() and _meant(routes[-1].group(), dosed=False):
         found.append(("route", *routes[-1].span()))
     for name, rule in (("route", "routes"), ("frequency", "frequencies")):
@@ -192,7 +184,7 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
         hit = next(
             (
                 word
-                for word in _whole(rule).within(text, target.end, end)
+                for word in words_for(rule).within(text, target.end, end)
                 if _meant(word.group(), dosed=dose is not None)
                 and not (dose and dose.start() <= word.start() < dose.end())
             ),
@@ -216,7 +208,7 @@ def _meant(word: str, *, dosed: bool) -> bool:
 
 def _described(text: str, target: Target, previous: int, end: int) -> list[Found]:
     found: list[Found] = []
-    before = list(_whole("severities").within(text, previous, target.start))
+    before = list(words_for("severities").within(text, previous, target.start))
     if (
         before
         and len(text[before[-1].end() : target.start].split()) <= 2
@@ -224,12 +216,12 @@ def _described(text: str, target: Target, previous: int, end: int) -> list[Found
     ):
         found.append(("severity", *before[-1].span()))
     site = _TO_SITE.match(text, target.end, end)
-    named = _whole("sites").pattern.match(text, site.end(), end) if site else None
+    named = words_for("sites").pattern.match(text, site.end(), end) if site else None
     if named is None and _adjective(target.quote):
         space = re.compile(r"\s+").match(text, target.end, end)
-        named = _whole("sites").pattern.match(text, space.end(), end) if space else None
+        named = words_for("sites").pattern.match(text, space.end(), end) if space else None
     if named is None:
-        candidates = list(_whole("sites").within(text, previous, target.start))
+        candidates = list(words_for("sites").within(text, previous, target.start))
         if candidates and not text[candidates[-1].end() : target.start].strip(" \t"):
             named = candidates[-1]
     if named:

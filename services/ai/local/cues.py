@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from functools import cache, lru_cache
 
 from .sections import one_of, rules
@@ -11,25 +10,24 @@ from .tokens import tokens
 
 _TEXTS_KEPT = 16
 """Each finding of a page asks what stands beside it."""
+_OF_ATTRIBUTES = ("value_words", "routes", "frequencies", "severities", "sites")
+Present = int
+"""Which cues a stretch of tokens may hold, a bit each."""
 
 
 class Cue:
     """One of several words or phrases, whole. Where their first tokens are not present, no cue is.
 
-    Looking in a set is a tenth of the price of trying a hundred words at each letter, and most clauses have no cue.
+    Asking for a bit is a hundredth of the price of trying a hundred words at each letter, and most clauses have no cue.
     """
 
-    def __init__(self, terms: Sequence[str], *, before_hyphens: bool = True) -> None:
+    def __init__(self, terms: Sequence[str], number: int, *, before_hyphens: bool = True) -> None:
         ends = r"(?!\w)" if before_hyphens else r"(?![\w-])"
         self.pattern = re.compile(rf"(?<![\w-])(?:{one_of(terms)}){ends}", re.I)
-        openings = [tokens(term).lower[:2] for term in terms]
-        self._alone = frozenset(first for first, *seconds in openings if not seconds)
-        self._seconds: dict[str, set[str]] = {}
-        for first, second in (opening for opening in openings if len(opening) == 2):
-            self._seconds.setdefault(first, set()).add(second)
-        self._firsts = frozenset(self._seconds)
+        self.openings = [tokens(term).lower[:2] for term in terms]
+        self.bit: Present = 1 << number
 
-    def stands(self, text: str, present: AbstractSet[str]) -> bool:
+    def stands(self, text: str, present: Present) -> bool:
         """Whether a cue stands in a text that is made of these tokens, or some of them."""
         return self.may_stand(present) and self.pattern.search(text) is not None
 
@@ -37,38 +35,60 @@ class Cue:
         """Where cues stand in [start, end)."""
         return self.pattern.finditer(text, start, end) if self.may_stand(present(text, start, end)) else iter(())
 
-    def may_stand(self, present: AbstractSet[str]) -> bool:
+    def may_stand(self, present: Present) -> bool:
         """Whether a text of these tokens can hold a cue."""
-        if not present:
-            return False
-        return not self._alone.isdisjoint(present) or any(
-            not self._seconds[first].isdisjoint(present) for first in self._firsts & present
-        )
+        return present & self.bit != 0
 
 
 @cache
 def cue(kind: str, side: str) -> Cue:
     """The cues of ``assertion.toml``."""
-    return Cue(rules("assertion")[kind][side])
-
-
-def present(text: str, start: int, end: int) -> frozenset[str]:
-    """The tokens that begin in [start, end) and may open a cue, in lower case."""
-    starts, words = _openings_in(text)
-    return frozenset(words[bisect_left(starts, start) : bisect_left(starts, end)])
-
-
-@lru_cache(maxsize=_TEXTS_KEPT)
-def _openings_in(text: str) -> tuple[list[int], list[str]]:
-    """Where tokens stand that may open a cue, and which: a quarter of all."""
-    page, known = tokens(text), _openings()
-    places = [place for place, word in enumerate(page.lower) if word in known]
-    return [page.starts[place] for place in places], [page.lower[place] for place in places]
+    return _cues()[kind, side]
 
 
 @cache
-def _openings() -> frozenset[str]:
-    """The first two tokens of every cue, and of all words that are looked for in the same way."""
-    terms = [term for sides in rules("assertion").values() for words in sides.values() for term in words]
-    terms += [term for words in rules("attributes").values() for term in words]
-    return frozenset(word for term in terms for word in tokens(term).lower[:2])
+def words_for(name: str) -> Cue:
+    """The words of ``attributes.toml``."""
+    return _cues()["attributes", name]
+
+
+def present(text: str, start: int, end: int) -> Present:
+    """The cues that may stand among the tokens that begin in [start, end)."""
+    starts, openings = _openings_in(text)
+    alone = first = second = 0
+    for opening in openings[bisect_left(starts, start) : bisect_left(starts, end)]:
+        alone, first, second = alone | opening[0], first | opening[1], second | opening[2]
+    return alone | (first & second)
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _openings_in(text: str) -> tuple[list[int], list[tuple[Present, Present, Present]]]:
+    """Where tokens stand that may open a cue, and which cues: a quarter of all tokens."""
+    page, known = tokens(text), _openings()
+    places = [place for place, word in enumerate(page.lower) if word in known]
+    return [page.starts[place] for place in places], [known[page.lower[place]] for place in places]
+
+
+@cache
+def _cues() -> dict[tuple[str, str], Cue]:
+    terms = {(kind, side): terms for kind, sides in rules("assertion").items() for side, terms in sides.items()}
+    found = {place: Cue(terms[place], number) for number, place in enumerate(terms)}
+    for number, name in enumerate(_OF_ATTRIBUTES, start=len(found)):
+        found["attributes", name] = Cue(rules("attributes")[name], number, before_hyphens=False)
+    return found
+
+
+@cache
+def _openings() -> dict[str, tuple[Present, Present, Present]]:
+    """Token → the cues that are nothing but it; those that it is the first token of; the second of."""
+    alone: dict[str, Present] = {}
+    first: dict[str, Present] = {}
+    second: dict[str, Present] = {}
+    for known in _cues().values():
+        for one, *other in known.openings:
+            table = first if other else alone
+            table[one] = table.get(one, 0) | known.bit
+            for word in other:
+                second[word] = second.get(word, 0) | known.bit
+    words = [*alone, *first, *second]
+    return {word: (alone.get(word, 0), first.get(word, 0), second.get(word, 0)) for word in words}

@@ -2,8 +2,8 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from services.ai import dates
@@ -11,7 +11,7 @@ from services.ai.wire import KIND_OF_LABEL
 
 from . import rows, terminology
 from .assertion import relative_speaks
-from .sections import Layout, Section, at, layout, rules
+from .sections import WHITE_SPACE, Layout, Section, at, layout, one_of, rules
 from .tagger import Tagger
 from .tokens import tokens
 
@@ -62,6 +62,7 @@ _FIELD_WORDS = 3
 _PROSE_FROM = 60
 """Characters of a line that is prose; items of lists are shorter."""
 _PAGES_KEPT = 16
+_WORDS_KEPT = 8192
 _PAPER = 120
 """Characters that a printed line has at most."""
 _WHOLE = frozenset({"disease", "symptom", "imaging"})
@@ -101,7 +102,7 @@ class TaggedDetector:
             words = _TRAILS.sub("", text[start : tagged.end])
             end = start + len(words)
             if tagged.label in KIND_OF_LABEL and words and not _furniture(text, start, end):
-                concept = terminology.load().concept(words)
+                concept = terminology.concept(words)
                 known = concept is not None and concept.label in KIND_OF_LABEL
                 found.append(Span(start, end, concept.label if concept and known else tagged.label))
         return found
@@ -136,11 +137,10 @@ class PatternDetector:
                     found.append(Span(*match.span(name), label))
         if not self._before_terms:
             words = tokens(page.body)
-            labels = (_label_by_ending(word) for word in words.lower)
             found += [
-                Span(start, end, label)
-                for start, end, label in zip(words.starts, words.ends, labels, strict=True)
-                if label is not None
+                Span(words.starts[place], words.ends[place], ending)
+                for place, word in enumerate(words.lower)
+                if (ending := _label_by_ending(word))
             ]
         return found
 
@@ -201,17 +201,15 @@ def _is_prose(line: str) -> bool:
     return len(line) >= _PROSE_FROM or (line.endswith(".") and line.count(" ") >= 3)
 
 
-def union(found: Iterable[Sequence[Span]]) -> list[Span]:
+def union(found: Sequence[Sequence[Span]]) -> list[Span]:
     """All spans without overlaps: known terms before mere forms, longer before shorter inside each."""
     taken: list[Span] = []
-    covered: set[int] = set()
+    covered = bytearray(max((span.end for spans in found for span in spans), default=0))
     for spans in found:
         for span in sorted(spans, key=lambda span: (span.start - span.end, span.start)):
-            stretch = range(span.start, span.end)
-            if not covered.isdisjoint(stretch):
-                continue
-            covered.update(stretch)
-            taken.append(span)
+            if not any(covered[span.start : span.end]):
+                covered[span.start : span.end] = b"\1" * (span.end - span.start)
+                taken.append(span)
     return sorted(taken, key=lambda span: span.start)
 
 
@@ -248,12 +246,7 @@ def _furniture(text: str, start: int, end: int) -> bool:
     The tagger was taught on prose, where none of these stand.
     """
     words = text[start:end]
-    # Of an allergy the substance is the finding, and terms name it.
-    if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
-        return True
-    if _COLUMNS_APART.search(words) or not _LETTER.search(words) or dates.find(words):
-        return True
-    if _FIELD.search(words) or rows.is_dosing(words):
+    if _of_a_form(words):
         return True
     if words[0].isupper() and _NAMED.search(text[text.rfind("\n", 0, start) + 1 : start]):
         return True
@@ -261,6 +254,16 @@ def _furniture(text: str, start: int, end: int) -> bool:
     return (
         words.isupper() and " " in words and not line.strip() and re.match(r"[ \t]*(?::|\n|$)", text[end:]) is not None
     )
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _of_a_form(words: str) -> bool:
+    # Of an allergy the substance is the finding, and terms name it.
+    if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
+        return True
+    if _COLUMNS_APART.search(words) or not _LETTER.search(words) or dates.find(words):
+        return True
+    return _FIELD.search(words) is not None or rows.is_dosing(words)
 
 
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
@@ -320,17 +323,21 @@ def _in_context(span: Span, page: Layout) -> Span:
         _ALLERGY_BEFORE.search(text, max(0, span.start - 60), span.start) or _ALLERGY_FOLLOWS.match(text, span.end)
     ):
         label = "allergy"
-    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, span.end, page.edges)):
+    if label in _FAMILY and (role == "family" or relative_speaks(text, span.start, page.edges)):
         label = "family_history"
-    return replace(span, label=label)
+    return span if label == span.label else Span(span.start, span.end, label)
 
 
 @cache
 def _patterns(*, before_terms: bool) -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
     return [
-        (rule["label"], re.compile(rule["match"], re.I), frozenset(rule.get("except", ())))
+        (
+            rule["label"],
+            re.compile(rule.get("match") or rf"\b(?:{one_of(rule['terms']).replace(WHITE_SPACE, ' ')})\b", re.I),
+            frozenset(rule.get("except", ())),
+        )
         for rule in rules("patterns")["pattern"]
-        if "match" in rule and rule.get("before_terms", False) == before_terms
+        if "ending" not in rule and rule.get("before_terms", False) == before_terms
     ]
 
 

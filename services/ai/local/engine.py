@@ -1,5 +1,6 @@
 """The three questions, answered on this machine: what was learnt, joined with terms and rules."""
 
+import gc
 from functools import cache
 
 from pydantic import BaseModel
@@ -20,8 +21,8 @@ from services.ai.wire import (
     Understandings,
 )
 
-from . import linking, negation, tagger
-from .assertion import assertion, subject
+from . import linking, negation, tagger, terminology
+from .assertion import assertion, clause, subject
 from .attributes import attributes
 from .detection import detect
 from .linking import Linking, linked
@@ -39,6 +40,8 @@ class Engine:
 
     def __init__(self, tagger: Tagger, negation: Negation, linking: Linking) -> None:
         self.tagger, self.negation, self.linking = tagger, negation, linking
+        terminology.load()
+        gc.freeze()  # They live as long as the process; each full collection would walk all of them in vain.
 
     def answer(self, inputs: Inputs) -> BaseModel:
         """The answer to a question, in the schema that belongs to it."""
@@ -83,6 +86,7 @@ def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
     entities = []
     for target in inputs.targets:
         role = at(page.parts, target.start).role
+        around = clause(text, target.start, target.end, edges)
         details = {
             name: Detail(name=name, quote=text[start:end], occurrence=stands.occurrence(start, end))
             # What the rules say stands: they know the forms of lists and tables.
@@ -98,10 +102,10 @@ def _understandings(inputs: EnrichInputs, engine: Engine) -> Understandings:
                     kind=target.kind,
                     label=target.label,
                     role=role,
-                    edges=edges,
+                    clause=around,
                     negation=engine.negation,
                 ),
-                subject=subject(text, target.start, target.end, label=target.label, role=role, edges=edges),
+                subject=subject(around, label=target.label, role=role),
                 details=list(details.values()),
             )
         )

@@ -1,6 +1,7 @@
 """What the tagger looks at: words, each looked up once a page, and pairs of what stands at two places."""
 
 import re
+from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -103,12 +104,12 @@ PAIRS = (
 
 
 def columns(text: str, found: Tokens) -> dict[str, list[str | None]]:
-    """What pairs are made of, for each token. None makes no pair."""
+    """What pairs are made of, for each token. None makes no pair. The tagger makes the same of kept words' numbers."""
     glued = [False, *(end == start for end, start in zip(found.ends[:-1], found.starts[1:], strict=True)), False]
     return {
-        "term": [*_terms(text, found)],
+        "term": [*terms(text, found)],
         "lower": [*found.lower],
-        "coarse": [_coarse(word) for word in found.lower],
+        "coarse": [coarse(word) for word in found.lower],
         "glued": [str(before) for before in glued[:-1]],
         "glues": [str(behind) for behind in glued[1:]],
         # A sign that stands between two words without a space: "vertex-transverse".
@@ -119,22 +120,19 @@ def columns(text: str, found: Tokens) -> dict[str, list[str | None]]:
     }
 
 
-def _terms(text: str, found: Tokens) -> list[str]:
+def terms(text: str, found: Tokens) -> list[str]:
     """For each token the label of the term that it is part of, with "B" at its beginning; "" outside terms."""
     marks = [""] * len(found.texts)
-    place = 0
+    last = 0
     for start, end, concept in terminology.found(text):
-        while place < len(marks) and found.starts[place] < start:
-            place += 1
-        first = place
-        while place < len(marks) and found.starts[place] < end:
-            marks[place] = f"{'B' if place == first else 'I'}{concept.label}"
-            place += 1
+        first = bisect_left(found.starts, start, last)
+        last = bisect_left(found.starts, end, first)
+        marks[first:last] = [f"{'B' if place == first else 'I'}{concept.label}" for place in range(first, last)]
     return marks
 
 
 @lru_cache(maxsize=65536)
-def _coarse(word: str) -> str:
+def coarse(word: str) -> str:
     """A pair of words is seen more often by their coarse clusters."""
     grains = clusters(word)
     if grains:

@@ -93,10 +93,8 @@ class Linking:
 
     def __init__(self, weights: dict[str, float]) -> None:
         self._weights = weights
-        self._of_place = lru_cache(maxsize=_PLACES_KEPT)(self._sum_of_place)
-
-    def _sum_of_place(self, place: Place) -> float:
-        return self._sum(_of_place(place))
+        self._of_place = lru_cache(maxsize=_PLACES_KEPT)(lambda place: self._sum(_of_place(place)))
+        self._of_sign = cache(lambda name, side, sign: self._sum(_of_sign(name, side, sign)))
 
     def _sum(self, found: Sequence[str]) -> float:
         return sum(map(self._weights.get, found, repeat(0.0)))
@@ -109,7 +107,10 @@ class Linking:
 
         def weight(head: Head) -> float:
             place, words = _place(text, said, head, near)
-            return self._of_place(place) + self._sum(_of_words(place, words))
+            name, side = place[:2]
+            signs = sum([self._of_sign(name, side, sign) for sign in _signs(words)])
+            only = self._weights.get(_only(place, words[0]), 0.0) if len(words) == 1 else 0.0
+            return self._of_place(place) + signs + only
 
         return max(near, key=weight, default=None) if len(near) != 1 else near[0]
 
@@ -196,13 +197,20 @@ def _of_place(place: Place) -> list[str]:
 
 
 def _of_words(place: Place, words: Sequence[str]) -> list[str]:
-    name, side = place.name, place.side
-    found = []
-    for word in sorted(_SIGNS.intersection(words)):
-        found += [f"{side},sign={word}", f"{name},{side},sign={word}"]
-    if len(words) == 1:
-        found.append(f"{name},{side},only={words[0]}")
-    return found
+    found = [feature for sign in _signs(words) for feature in _of_sign(place.name, place.side, sign)]
+    return [*found, _only(place, words[0])] if len(words) == 1 else found
+
+
+def _signs(words: Sequence[str]) -> list[str]:
+    return sorted(_SIGNS.intersection(words))
+
+
+def _of_sign(name: str, side: str, sign: str) -> tuple[str, str]:
+    return f"{side},sign={sign}", f"{name},{side},sign={sign}"
+
+
+def _only(place: Place, word: str) -> str:
+    return f"{place.name},{place.side},only={word}"
 
 
 @cache

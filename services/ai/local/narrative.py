@@ -44,12 +44,14 @@ class _Part:
 
 
 def _is(*labels: str, assertion: str = "affirmed") -> Callable[[Fact], bool]:
-    return lambda fact: fact.subject == "patient" and fact.assertion == assertion and (fact.label in labels)
+    return lambda fact: fact.label in labels and fact.assertion == assertion and fact.subject == "patient"
 
 
 def _result(*labels: str, notable: bool | None = None) -> Callable[[Fact], bool]:
+    is_one = _is(*labels)
+
     def chosen(fact: Fact) -> bool:
-        if not _is(*labels)(fact) or "value" not in fact.details:
+        if not is_one(fact) or "value" not in fact.details:
             return False
         return notable is None or notable == bool(_deviation(fact))
 

