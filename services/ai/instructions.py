@@ -44,10 +44,14 @@ def text(task: str) -> str:
     return resources.files("services.ai").joinpath("prompts", f"{VERSIONS[task]}.md").read_text("utf-8")
 
 
-@cache
 def version(task: str) -> str:
     """The file and the first digits of its hash, so that a silent edit shows."""
-    return f"{VERSIONS[task]}+{sha256(text(task).encode()).hexdigest()[:8]}"
+    return f"{VERSIONS[task]}+{_digits(text(task))}"
+
+
+@cache
+def _digits(instructions: str) -> str:
+    return sha256(instructions.encode()).hexdigest()[:8]
 
 
 def examples(task: str) -> list[Example]:
