@@ -401,6 +401,14 @@ async def test_a_tube_a_birth_and_a_diagnosis_are_no_findings_of_their_own() -> 
     ]
 
 
+async def test_each_event_of_a_form_has_the_date_behind_it() -> None:
+    enrichment, _ = await read("Admitted 3 Mar 2024 Discharged 8 Mar 2024\n")
+    assert [(e.text, e.attributes["time"].normalised) for e in enrichment.entities] == [
+        ("Admitted", "2024-03-03"),
+        ("Discharged", "2024-03-08"),
+    ]
+
+
 async def test_letterheads_and_longer_headings_are_no_findings() -> None:
     enrichment, _ = await read(
         "Calder Bay Pathology\nMill Lane Surgery\n\nExamination on admission\nNo rash.\n\n"

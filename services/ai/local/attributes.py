@@ -38,6 +38,7 @@ _AS_NEEDED = re.compile(
     r",?\s+(?:as\s+needed|as\s+required|when\s+required|if\s+needed|if\s+required|p\.?r\.?n\b\.?)", re.I
 )
 _LABELLED = re.compile(r"[ \t]*:[ \t]*")
+_SPACE = re.compile(r"[ \t]+")
 _AT_ADMISSION = re.compile(r"\b(?:on|at)\s+(?:admission|arrival|presentation)\b", re.I)
 _ADMITTED = re.compile(r"\b(?:admitted|admission|date\s+of\s+admission|admission\s+date)(?:\s+on)?\s*:?\s*$", re.I)
 _NOT_WHEN = re.compile(r"\b(?:until|till|up\s+to|stop\s+on|ends?|ending)\s*$", re.I)
@@ -241,7 +242,10 @@ def _nearest(
     No other finding may stand between: of "CABG in 2015, asthma" the second has no date, and a wrong one is worse.
     """
     low, high = clause
+    # On a form: "Admitted 3 Mar 2024 Discharged 8 Mar 2024".
     label = _LABELLED.match(text, target.end)
+    if label is None and target.label == "clinical_event":
+        label = _SPACE.match(text, target.end)
     stated = next((span for span in times if label and span[0] == label.end()), None)
     if stated:
         return stated
