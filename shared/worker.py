@@ -44,7 +44,7 @@ SETTLE_RETRY_SECONDS = 0.5
 HEARTBEAT_RETRY_SECONDS = 0.5
 CLAIM_AT_MOST = 500
 LINGER_SECONDS = 0.02
-LINGER_SHARE = 0.02
+LINGER_SHARE = 0.01
 LINGER_AT_MOST_SECONDS = 0.25
 """Of what a job takes, and at most, that one waits for its claim, so that many are claimed at once: a claim costs
 Postgres a millisecond, be it for one job or for a hundred. Only where there are so many that others end meanwhile."""

@@ -1,6 +1,7 @@
 """``python -m services.ai``: claims the jobs of the three passes until told to stop."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
@@ -17,8 +18,13 @@ from .settings import AiSettings
 from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
 
+SWITCH_SECONDS = 0.0005
+"""For so long the local engine's thread goes on while the loop has something to do: by default ten times as long, which
+each of the twenty turns of a pass would wait for."""
+
 
 def main() -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         settings = load_settings(AiSettings)
         provider = _open(settings, settings.ai_provider, settings.ai_model)

@@ -74,12 +74,19 @@ _FACTS = 150
 async def detect(pages: Sequence[Page], provider: Provider, *, checker: Provider | None = None) -> Detection:
     """Pass 1: what stands on the pages. What cannot be found there is rejected, with the reason.
 
-    ``checker`` reads the pages, too. What it finds and the provider passes over is no fact, but it is not lost.
+    ``checker`` reads the pages, too, while the provider does. What it finds and the provider passes over is no fact,
+    but it is not lost.
     """
-    detection = await _detected(pages, provider)
     if checker is None:
-        return detection
-    checked = await _detected(pages, checker)
+        return await _detected(pages, provider)
+    checking = asyncio.create_task(_detected(pages, checker))
+    try:
+        detection = await _detected(pages, provider)
+    except BaseException:
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)
+        raise
+    checked = await checking
     return detection.model_copy(
         update={"missed": _missed(detection.findings, checked.findings), "checked_by": checked.engine}
     )

@@ -1,5 +1,6 @@
 """What the passes take of an answer: words of the page, codes that were offered, links to what is there."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from services.ai.providers import Answer, Completion, Task
 from services.ai.wire import Claims, EnrichInputs, Inputs, Mentions, Understandings
 from shared.contract.findings import Attribute, Entity, Source
 from shared.contract.pages import Page, Word
+from shared.errors import TransientError
 
 TEXT = (
     "Metformin 500 mg for type 2 diabetes. CRP <0.5 mg/L. CD31 negative. No fever. Potassium 5.9 mmol/L (3.5 - 5.3) H."
@@ -154,6 +156,29 @@ async def test_what_the_checker_finds_and_the_model_does_not_is_kept_beside_the_
     assert [finding.text for finding in detection.missed] == ["Metformin", "CRP", "CD31", "Potassium"]
     assert detection.checked_by is not None
     assert (detection.engine.model, detection.checked_by.model) == ("m", "rules")
+
+
+async def test_the_checker_reads_while_the_model_does_and_ends_where_the_model_fails() -> None:
+    has_begun, is_over = asyncio.Event(), asyncio.Event()
+
+    class Slow(Scripted):
+        async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
+            has_begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_over.set()
+            raise AssertionError
+
+    class Failing(Scripted):
+        async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
+            await has_begun.wait()
+            raise TransientError("model_timeout", "The model endpoint did not answer in time.")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(TransientError):
+            await passes.detect([page_of(TEXT)], Failing("m"), checker=Slow("rules"))
+        await is_over.wait()
 
 
 @pytest.mark.parametrize("schema", [Mentions, Understandings, Claims])
