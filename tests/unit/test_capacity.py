@@ -193,8 +193,9 @@ def test_the_command_answers_in_json_and_draws(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["share_of_scans"] == 0.5
     assert answer["services"]["ocr"]["instances"] == 2
-    # No price is invented.
-    assert answer["cost"]["instances_per_month"] is None
+    assert answer["cost"]["instances_per_month"] == 2 * 25 + 25 * answer["services"]["ai"]["instances"] + 2 * 7
+    # No price is invented: which model it is, nobody said.
+    assert answer["cost"]["model_for_these_documents"] is None
     assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
     again = CliRunner().invoke(
         app,
