@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.contract.pages import Box
 
@@ -12,6 +13,16 @@ from .rules import Grey
 _DPI = 150
 _UNREAD = 2
 """Pieces of ink from which on a spot is worth reading: one alone is, too, where it is no smaller than a digit."""
+
+
+def letters_of(page: Grey, inch: float) -> NDArray[np.int32]:
+    """Left, top, width and height of each piece of ink that may be a letter; ``inch`` in pixels."""
+    paper = float(np.percentile(page[::4, ::4], 90))
+    _, _, stats, _ = cv2.connectedComponentsWithStats((page < paper - 60).astype(np.uint8))
+    heights, widths = stats[:, cv2.CC_STAT_HEIGHT], stats[:, cv2.CC_STAT_WIDTH]
+    # The rests of letters at the edge of a box are narrower than high, or flat.
+    is_letter = (heights > 0.045 * inch) & (heights < 0.25 * inch) & (widths > 0.015 * inch) & (widths < 0.5 * inch)
+    return np.asarray(stats[is_letter][:, :4], dtype=np.int32)
 
 
 def unread_spots(page: Grey, dpi: int, boxes: Iterable[Box]) -> list[Box]:
@@ -26,12 +37,7 @@ def unread_spots(page: Grey, dpi: int, boxes: Iterable[Box]) -> list[Box]:
         x0, x1 = x0 - reach, x1 + reach  # noqa: PLW2901
         left, top, right, bottom = (max(0, int(edge / factor)) for edge in (x0, y0, x1, y1))
         small[top : bottom + 1, left : right + 1] = 255
-    paper = float(np.percentile(small[::4, ::4], 90))
-    _, _, stats, _ = cv2.connectedComponentsWithStats((small < paper - 60).astype(np.uint8))
-    heights, widths = stats[:, cv2.CC_STAT_HEIGHT], stats[:, cv2.CC_STAT_WIDTH]
-    # The rests of letters at the edge of a box are narrower than high, or flat.
-    is_letter = (heights > 0.045 * inch) & (heights < 0.25 * inch) & (widths > 0.015 * inch) & (widths < 0.5 * inch)
-    pieces = stats[is_letter][:, :4].tolist()
+    pieces = letters_of(small, inch).tolist()
     if not pieces:
         return []
     typical = int(np.median([h for _, _, _, h in pieces]))

@@ -21,12 +21,6 @@ _OSD = "osd"
 _REMOTE_QUALITY = 92
 """1 MB and 17 ms for A4 at 300 dpi. A PNG takes 200 ms and 3 MB, of a noisy scan more: Vision takes 10 MB of base64."""
 
-_DOUBTFUL = 0.8
-_SURE_AGAIN = 0.85
-_MAX_SECOND_LOOKS = 200
-"""A second a page at the most; a page with more doubtful words isn't a good one any way."""
-
-
 class Recognised(NamedTuple):
     """Blocks in Tesseract's reading order; boxes in pixels of the image that was read."""
 
@@ -44,6 +38,15 @@ class Recognised(NamedTuple):
             return word._replace(box=(x0 + right, y0 + down, x1 + right, y1 + down))
 
         return Recognised([[[shifted(word) for word in line] for line in block] for block in self.blocks])
+
+    def enlarged(self, factor: int) -> "Recognised":
+        """The same on an image of which this was one reduced by ``factor``."""
+
+        def larger(word: ReadWord) -> ReadWord:
+            x0, y0, x1, y1 = word.box
+            return word._replace(box=(x0 * factor, y0 * factor, x1 * factor, y1 * factor))
+
+        return Recognised([[[larger(word) for word in line] for line in block] for block in self.blocks])
 
     @property
     def runs_down(self) -> bool:
@@ -139,12 +142,7 @@ class TesserocrRecogniser:
         return tesserocr.PyTessBaseAPI(path=self._folder, lang=_OSD, psm=tesserocr.PSM.OSD_ONLY)
 
     def read(self, grey: Image.Image, dpi: int) -> Recognised:
-        page = self._recognise(grey, dpi)
-        self._text.SetPageSegMode(self._single_line)
-        try:
-            return look_twice(page, grey, lambda cut: self._recognise(cut, dpi))
-        finally:
-            self._text.SetPageSegMode(self._whole_page)
+        return self._recognise(grey, dpi)
 
     def read_lines(self, cuts: Sequence[Image.Image], *, numbers_only: bool = False) -> list[list[ReadWord]]:
         self._text.SetPageSegMode(self._single_line)
@@ -245,47 +243,6 @@ def _saved(grey: Image.Image, folder: str, name: str = "page") -> str:
     path = str(Path(folder, f"{name}.pgm"))
     grey.save(path, format="PPM")
     return path
-
-
-def look_twice(page: Recognised, grey: Image.Image, read_line: Callable[[Image.Image], Recognised]) -> Recognised:
-    """The page with its doubtful words read again, each cut out as a line of its own; ``read_line`` reads a cut.
-
-    A table's rows hold wide gaps that Tesseract reads characters into: "3.5 - 5.3" became 3521955. Cut out, such words
-    came back right and sure, at 2 to 5 ms each.
-    """
-    left = _MAX_SECOND_LOOKS
-    blocks: list[list[Line]] = []
-    for block in page.blocks:
-        lines: list[Line] = []
-        for line in block:
-            words: list[ReadWord] = []
-            for word in line:
-                if word.confidence < _DOUBTFUL and left > 0:
-                    left -= 1
-                    words += _read_again(word, grey, read_line)
-                else:
-                    words.append(word)
-            lines.append(words)
-        blocks.append(lines)
-    return Recognised(blocks)
-
-
-def _read_again(
-    word: ReadWord, grey: Image.Image, read_line: Callable[[Image.Image], Recognised]
-) -> Sequence[ReadWord]:
-    x0, y0, x1, y1 = word.box
-    margin = max(2, round((y1 - y0) / 5))  # less than the space to the next word
-    border = 2 * margin
-    cut_x, cut_y = max(0, int(x0) - margin), max(0, int(y0) - margin)
-    cut = grey.crop((cut_x, cut_y, min(grey.width, int(x1) + margin), min(grey.height, int(y1) + margin)))
-    again = read_line(ImageOps.expand(cut, border, 255))
-    if again.confidence < max(_SURE_AGAIN, word.confidence):
-        return [word]
-    shift_x, shift_y = cut_x - border, cut_y - border
-    return [
-        read._replace(box=(read.box[0] + shift_x, read.box[1] + shift_y, read.box[2] + shift_x, read.box[3] + shift_y))
-        for read in again.words()
-    ]
 
 
 def parse_tsv(rows: Iterable[str]) -> Recognised:

@@ -17,8 +17,10 @@ from .light import flatten
 from .noise import smooth
 from .numbers import is_doubtful
 from .page_text import Block, Line, ReadTable
+from .prose import as_coarse_as_prose
 from .recognise import LineReader, Recognised, Recogniser
 from .rules import Grey
+from .second_look import with_second_look
 from .slant import measure_slant
 from .tables import read_tables
 
@@ -148,12 +150,18 @@ class _Reading:
 
     def _whole(self, page: Grey, *, is_plain: bool) -> Recognised:
         """The page's words, and those that page segmentation passed over."""
-        # Of what had to be evened first, the greys are worth keeping.
-        sharp = crisp(page, self._dpi) if is_plain else page
         left, top, right, bottom = _printed(page, self._dpi)
-        read = self._recogniser.read(Image.fromarray(sharp[top:bottom, left:right]), self._dpi).moved(left, top)
-        if read.runs_down or not isinstance(self._recogniser, LineReader):
+        printed = page[top:bottom, left:right]
+        if not isinstance(self._recogniser, LineReader):
+            return self._recogniser.read(Image.fromarray(printed), self._dpi).moved(left, top)
+        seen, factor = as_coarse_as_prose(printed, self._dpi)
+        # Of what had to be evened first, the greys are worth keeping.
+        if factor == 1 and is_plain:
+            seen = crisp(printed, self._dpi)
+        read = self._recogniser.read(Image.fromarray(seen), self._dpi // factor).enlarged(factor).moved(left, top)
+        if read.runs_down:
             return read
+        read = with_second_look(read, page, self._recogniser)
         return with_gaps_filled(read, page, self._dpi, self._recogniser)
 
 
