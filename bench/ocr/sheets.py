@@ -191,6 +191,24 @@ def two_columns(seed: int) -> Sheet:
     return Sheet(*pen.finished())
 
 
+def unruled_report(seed: int) -> Sheet:
+    """Results in columns that white alone parts, as old laboratories print them."""
+    source = random.Random(f"unruled {seed}")
+    font, bold = source.choice(FONTS[:2])
+    pen = Pen(font, bold, 10)
+    style = _style(source)
+    for analyte in source.sample(ANALYTES, 30):
+        row = _row(source, analyte, style)
+        pen.y -= 1.5 * pen.size
+        pen.canvas.setFont(font, pen.size)
+        left = _LEFT
+        for name, cell in zip(style.columns, row, strict=True):
+            pen.canvas.drawString(left, pen.y, cell)
+            left += 5 * pen.size * _SHARES.get(name, 1.4)
+        pen.said.append(" ".join(cell for cell in row if cell))
+    return Sheet(*pen.finished())
+
+
 def laboratory_report(seed: int) -> Sheet:
     """A ruled table or two between a heading and a comment; fonts, sizes, rules and columns differ by the seed."""
     _with_vera()

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from shared.contract.pages import Box
 
-from .rules import Grey, Grid, GridCell, Rule
+from .grey import Grey
+from .rules import Grid, GridCell, Rule
 
 PAPER = 245
 """Grey of the paper between the letters of a cut."""

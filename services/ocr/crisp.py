@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from .rules import Grey
+from .grey import Grey
 
 _MIN_DPI = 250
 """Below it the greys at a letter's edge say more about its shape than its pixels do."""

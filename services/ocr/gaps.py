@@ -10,7 +10,7 @@ from shared.contract.pages import Box
 from .letters import unread_spots
 from .page_text import Line, ReadWord
 from .recognise import LineReader, Recognised
-from .rules import Grey
+from .grey import Grey
 
 _MOST = 150
 """Spots: half a second. A page with more is a drawing."""

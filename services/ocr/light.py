@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from .rules import Grey
+from .grey import Grey
 
 
 def flatten(page: Grey, dpi: int) -> Grey | None:

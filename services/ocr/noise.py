@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from .rules import Grey
+from .grey import Grey
 
 _GRAIN = 5.0
 """Levels. Scanners have 2 to 4; from 8 on Tesseract reads specks."""

@@ -39,12 +39,12 @@ class Recognised(NamedTuple):
 
         return Recognised([[[shifted(word) for word in line] for line in block] for block in self.blocks])
 
-    def enlarged(self, factor: int) -> "Recognised":
-        """The same on an image of which this was one reduced by ``factor``."""
+    def enlarged(self, across: float, down: float) -> "Recognised":
+        """The same on an image of which this was one made smaller."""
 
         def larger(word: ReadWord) -> ReadWord:
             x0, y0, x1, y1 = word.box
-            return word._replace(box=(x0 * factor, y0 * factor, x1 * factor, y1 * factor))
+            return word._replace(box=(x0 * across, y0 * down, x1 * across, y1 * down))
 
         return Recognised([[[larger(word) for word in line] for line in block] for block in self.blocks])
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shared.contract.pages import Box
 
-Grey = NDArray[np.uint8]
+from .grey import Grey, reduced
 
 _DPI = 150
 """Rules are looked for at this resolution: a hair line of 0.4 point is still a pixel wide."""
@@ -94,8 +94,7 @@ class Grid(NamedTuple):
 def find_grids(grey: Grey, dpi: int) -> list[Grid]:
     """The ruled tables of an upright, evenly lit page, from top to bottom."""
     factor = max(1, round(dpi / _DPI))
-    height, width = (max(1, side // factor) for side in grey.shape)
-    small = _as_grey(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
+    small = reduced(grey, factor)
     inch = dpi / factor
     across = _rules(small, inch, _SHORTEST_ROW_RULE, piece=0.25)
     if len(across) < 2:

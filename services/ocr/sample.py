@@ -12,7 +12,7 @@ from shared.contract.pages import Box
 
 from .page_text import ReadWord
 from .recognise import LineReader
-from .rules import Grey
+from .grey import Grey
 
 _FIRST = 3
 _SECOND = 16

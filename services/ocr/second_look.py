@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 
 from .page_text import Line, ReadWord
 from .recognise import LineReader, Recognised
-from .rules import Grey
+from .grey import Grey
 
 _DOUBTFUL = 0.8
 _SURE_AGAIN = 0.85

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .rules import Grey
+from .grey import Grey, reduced
 
 _DPI = 100
 _MAX_DEGREES = 10.0
@@ -22,8 +22,7 @@ class Slant(NamedTuple):
 def measure_slant(page: Grey, dpi: int) -> Slant:
     """How lines of text run: at the right angle their ink falls into few rows, with empty ones between."""
     factor = max(1, round(dpi / _DPI))
-    height, width = (max(1, side // factor) for side in page.shape)
-    small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA)
+    small = reduced(page, factor)
     paper = float(np.percentile(small[::3, ::3], 90))
     edge = max(1, min(small.shape) // 40)  # the scanner's own border is straight, whatever the page
     ink = small[edge:-edge, edge:-edge] < paper - 60

@@ -13,7 +13,8 @@ from .laboratory import with_exponents, with_known_names
 from .numbers import Verdict, has_digit, is_settled, oddly_spaced, settle
 from .page_text import ReadCell, ReadTable, ReadWord
 from .recognise import LineReader
-from .rules import Grey, find_grids
+from .grey import Grey
+from .rules import find_grids
 from .spacing import spaced_as_printed
 
 _FIRST_HEIGHT = 36.0

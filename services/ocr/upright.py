@@ -19,7 +19,7 @@ from .numbers import is_doubtful
 from .page_text import Block, Line, ReadTable
 from .prose import as_coarse_as_prose
 from .recognise import LineReader, Recognised, Recogniser
-from .rules import Grey
+from .grey import Grey, reduced
 from .second_look import with_second_look
 from .slant import measure_slant
 from .tables import read_tables
@@ -79,8 +79,7 @@ def _is_above(block: Block | ReadTable, y: float, box: Box) -> bool:
 def has_ink(page: Grey, dpi: int) -> bool:
     """Whether anything is on the page: a full stop of 12 point text is enough, the noise of an empty scan isn't."""
     factor = max(1, round(dpi / 75))
-    height, width = (max(1, side // factor) for side in page.shape)
-    small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA).astype(np.int16)
+    small = reduced(page, factor).astype(np.int16)
     paper = float(np.median(small))
     # Averaging 4 x 4 pixels leaves a sensor noise of 18 levels at 4.5: 40 is nine times that.
     return bool(np.count_nonzero(np.abs(small - paper) > 40) >= 2)
@@ -154,11 +153,15 @@ class _Reading:
         printed = page[top:bottom, left:right]
         if not isinstance(self._recogniser, LineReader):
             return self._recogniser.read(Image.fromarray(printed), self._dpi).moved(left, top)
-        seen, factor = as_coarse_as_prose(printed, self._dpi)
-        # Of what had to be evened first, the greys are worth keeping.
-        if factor == 1 and is_plain:
-            seen = crisp(printed, self._dpi)
-        read = self._recogniser.read(Image.fromarray(seen), self._dpi // factor).enlarged(factor).moved(left, top)
+        coarse = as_coarse_as_prose(printed, self._dpi)
+        if coarse is not None:
+            read = self._recogniser.read(Image.fromarray(coarse.grey), round(self._dpi / coarse.down))
+            read = read.enlarged(coarse.across, coarse.down)
+        else:
+            # Of what had to be evened first, the greys are worth keeping.
+            sharp = crisp(printed, self._dpi) if is_plain else printed
+            read = self._recogniser.read(Image.fromarray(sharp), self._dpi)
+        read = read.moved(left, top)
         if read.runs_down:
             return read
         read = with_second_look(read, page, self._recogniser)
@@ -169,7 +172,7 @@ def _printed(page: Grey, dpi: int) -> tuple[int, int, int, int]:
     """The part of the page that has anything on it, and a margin."""
     factor = max(1, round(dpi / 75))
     height, width = page.shape
-    small = cv2.resize(page, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
+    small = reduced(page, factor)
     ink = small < float(np.percentile(small, 90)) - 25
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if not ys.size:

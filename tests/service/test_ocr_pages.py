@@ -11,7 +11,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from bench.ocr import sheets
+from bench.ocr.damage import KINDS
 from samples.records import CLINIC_LETTER, DISCHARGE_LETTER, LAB_REPORT, truth
+from services.ocr.prose import as_coarse_as_prose
 from services.ocr.reader import DocumentReader, ReaderLimits
 from services.ocr.render import PdfPages
 from shared.contract.pages import Page
@@ -111,6 +113,39 @@ def test_text_layer_boxes_are_on_the_ink() -> None:
         assert pixels[y0:y1, x0:x1].min() < 128, "a box without ink"
         boxes[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = True
     assert np.count_nonzero((pixels < 128) & ~boxes) < 0.01 * np.count_nonzero(pixels < 128)
+
+
+def test_boxes_of_prose_that_was_read_coarsely_are_those_of_its_text_layer(tmp_path: Path) -> None:
+    sheet = sheets.letter(11)
+    pixels = sheets.render(sheet, 300)
+    assert as_coarse_as_prose(pixels, 300) is not None
+    path, image = tmp_path / "letter.pdf", tmp_path / "letter.png"
+    path.write_bytes(sheet.pdf)
+    Image.fromarray(pixels).save(image, dpi=(300, 300))
+    (written,), (recognised,) = read(path), read(image)
+    scale = recognised.width / written.width
+    pairs = [
+        (np.array(told.box) * scale, np.array(found.box))
+        for told, found in zip(written.words, recognised.words, strict=True)
+    ]
+    # A text layer's box is as high as its font, ink is not; left and right they agree to a fiftieth of an inch.
+    assert all(np.abs(told - found)[[0, 2]].max() <= 6 for told, found in pairs)
+    assert all(told[1] - 6 <= found[1] and found[3] <= told[3] + 6 for told, found in pairs)
+
+
+def test_prose_alone_is_read_coarsely(tmp_path: Path) -> None:
+    """Numbers in columns lose their points, and small print its letters."""
+    assert as_coarse_as_prose(sheets.render(sheets.two_columns(1), 300), 300) is not None
+    assert as_coarse_as_prose(sheets.render(sheets.letter(2), 150), 150) is None
+    assert as_coarse_as_prose(sheets.render(sheets.letter(2), 300)[::2, ::2], 300) is None
+    for seed in range(3):
+        sheet = sheets.unruled_report(seed)
+        path = tmp_path / f"{seed}.png"
+        Image.fromarray(KINDS["scan"](sheets.render(sheet, 300), seed)).save(path, dpi=(300, 300))
+        (page,) = read(path)
+        numbers = [word for word in sheet.text.split() if any(character.isdigit() for character in word)]
+        found = [word.text for word in page.words]
+        assert sum(number in found for number in numbers) >= 0.9 * len(numbers)
 
 
 def test_two_columns_are_read_one_after_the_other() -> None:

@@ -17,7 +17,8 @@ from services.ocr.cells import Mark
 from services.ocr.numbers import oddly_spaced, settle
 from services.ocr.page_text import ReadWord
 from services.ocr.reader import DocumentReader, ReaderLimits
-from services.ocr.rules import Grey, find_grids
+from services.ocr.grey import Grey
+from services.ocr.rules import find_grids
 from services.ocr.tables import read_tables
 from shared.contract.pages import Page
 
