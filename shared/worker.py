@@ -48,6 +48,8 @@ LINGER_SHARE = 0.01
 LINGER_AT_MOST_SECONDS = 0.25
 """Of what a job takes, and at most, that one waits for its claim, so that many are claimed at once: a claim costs
 Postgres a millisecond, be it for one job or for a hundred. Only where there are so many that others end meanwhile."""
+UNWRITTEN_FACTOR = 2
+"""Times its concurrency is what a worker has in hand at the most, work that is done and being written included."""
 MEAN_WEIGHT = 0.05
 LATE_COMMIT_SECONDS = 0.1
 POLL_ONLY_SECONDS = 1.0
@@ -117,6 +119,8 @@ class _Attempt:
     revoked: str | None = None
     progress: float | None = None
     is_measured: bool = False
+    has_place: bool = True
+    """Of the worker's concurrency; given up when its work is done, so that the next begins while it is written."""
     is_settling: bool = False
     """The statement that ends it is on its way, and alone can say what became of it."""
 
@@ -162,6 +166,7 @@ class Worker:
         self._details = dict(details)
         # By lease token: after a pause this process may claim again the very job that it still works on.
         self._running: dict[UUID, _Attempt] = {}
+        self._places_taken = 0
         self._begin: deque[_Attempt] = deque()
         self._runners: set[asyncio.Task[None]] = set()
         self._runner_is_due = False
@@ -257,7 +262,7 @@ class Worker:
         has_company = self._settings.worker_concurrency * LINGER_SHARE >= 1
         pause = min(LINGER_SHARE * self._mean_seconds, LINGER_AT_MOST_SECONDS) if has_company else 0.0
         linger = max(LINGER_SECONDS, pause)
-        if self._room() == 0:
+        if self._room() <= 0:
             # A job that ends, ends the sleep.
             await self._listener.sleep(self._settings.poll_seconds)
             if pause and not self._stopping.is_set():
@@ -286,7 +291,9 @@ class Worker:
         return self._settings.poll_seconds * NOTIFIED_POLL_FACTOR
 
     def _room(self) -> int:
-        return self._settings.worker_concurrency - len(self._running)
+        """Places, but not for ever more work that a slow database has yet to take."""
+        places = self._settings.worker_concurrency
+        return min(places - self._places_taken, UNWRITTEN_FACTOR * places - len(self._running))
 
     async def _read_follow_ups(self) -> None:
         with suppress_instrumentation():
@@ -329,6 +336,7 @@ class Worker:
         for job in claimed:
             attempt = self._running[job.lease_token] = _Attempt(job, self._claimed_at)
             self._begin.append(attempt)
+        self._places_taken += len(claimed)
         self._ensure_runner()
         return len(claimed) == room
 
@@ -395,12 +403,23 @@ class Worker:
             if attempt.job.job_id in claimed_again:
                 attempt.revoke("lost")
 
-    def _ended(self, attempt: _Attempt, outcome: str) -> None:
-        job = attempt.job
-        if self._room() == 0:
+    @contextlib.contextmanager
+    def _making_room(self) -> Iterator[None]:
+        had_none = self._room() <= 0
+        yield
+        if had_none and self._room() > 0:
             # The sleeping loop has room again, and nobody else would tell it.
             self._listener.nudge()
-        del self._running[job.lease_token]
+
+    def _give_up_place(self, attempt: _Attempt) -> None:
+        self._places_taken -= attempt.has_place
+        attempt.has_place = False
+
+    def _ended(self, attempt: _Attempt, outcome: str) -> None:
+        job = attempt.job
+        with self._making_room():
+            self._give_up_place(attempt)
+            del self._running[job.lease_token]
         if not self._running:
             self._busy.clear()
             self._idle.set()
@@ -507,6 +526,8 @@ class Worker:
             result = jobs.NOOP_PAYLOAD if job.is_noop else await self._work(handler, job)
             if job.is_noop or (handler.store is None and not self._follow_ups.get(job.job_type)):
                 self._completer.add(job, result)
+                with self._making_room():
+                    self._give_up_place(attempt)
                 return None
             stored = handler.store(job, result) if handler.store else result
             return await self._settle(attempt, lambda: self._complete(job, stored))
@@ -552,6 +573,8 @@ class Worker:
 
         If a commit's answer was lost, the second try finds the lease gone: the job was settled, by this very attempt.
         """
+        with self._making_room():
+            self._give_up_place(attempt)
         attempt.is_settling, unsure = True, attempt.is_settling
         while True:
             try:

@@ -7,10 +7,10 @@ from PIL import Image, ImageOps
 
 from shared.contract.pages import Box
 
+from .grey import Grey
 from .letters import unread_spots
 from .page_text import Line, ReadWord
 from .recognise import LineReader, Recognised
-from .grey import Grey
 
 _MOST = 150
 """Spots: half a second. A page with more is a drawing."""

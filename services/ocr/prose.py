@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .letters import letters_of
 from .grey import Grey, reduced
+from .letters import letters_of
 
 _DPI = 150
 _LEAST_HEIGHT = 10.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .page_protocol import Engine, Recognise, Words
 from .page_text import Line, ReadWord
@@ -20,6 +20,7 @@ _OSD = "osd"
 
 _REMOTE_QUALITY = 92
 """1 MB and 17 ms for A4 at 300 dpi. A PNG takes 200 ms and 3 MB, of a noisy scan more: Vision takes 10 MB of base64."""
+
 
 class Recognised(NamedTuple):
     """Blocks in Tesseract's reading order; boxes in pixels of the image that was read."""

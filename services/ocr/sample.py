@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from shared.contract.pages import Box
 
+from .grey import Grey
 from .page_text import ReadWord
 from .recognise import LineReader
-from .grey import Grey
 
 _FIRST = 3
 _SECOND = 16

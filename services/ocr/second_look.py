@@ -4,9 +4,9 @@ from itertools import islice
 
 from PIL import Image, ImageOps
 
+from .grey import Grey
 from .page_text import Line, ReadWord
 from .recognise import LineReader, Recognised
-from .grey import Grey
 
 _DOUBTFUL = 0.8
 _SURE_AGAIN = 0.85

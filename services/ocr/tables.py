@@ -9,11 +9,11 @@ from PIL import Image
 from shared.contract.pages import Box
 
 from .cells import PAPER, CellLine, TableInk, cut_tables
+from .grey import Grey
 from .laboratory import with_exponents, with_known_names
 from .numbers import Verdict, has_digit, is_settled, oddly_spaced, settle
 from .page_text import ReadCell, ReadTable, ReadWord
 from .recognise import LineReader
-from .grey import Grey
 from .rules import find_grids
 from .spacing import spaced_as_printed
 

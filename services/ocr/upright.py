@@ -12,14 +12,15 @@ from shared.contract.pages import Box, Correction
 
 from .crisp import crisp
 from .gaps import with_gaps_filled
+from .grey import Grey, reduced
 from .laboratory import with_known_names
 from .light import flatten
 from .noise import smooth
 from .numbers import is_doubtful
+from .overlaps import without_overlaps
 from .page_text import Block, Line, ReadTable
 from .prose import as_coarse_as_prose
 from .recognise import LineReader, Recognised, Recogniser
-from .grey import Grey, reduced
 from .second_look import with_second_look
 from .slant import measure_slant
 from .tables import read_tables
@@ -164,6 +165,8 @@ class _Reading:
         read = read.moved(left, top)
         if read.runs_down:
             return read
+        if coarse is not None:
+            read = without_overlaps(read, page)
         read = with_second_look(read, page, self._recogniser)
         return with_gaps_filled(read, page, self._dpi, self._recogniser)
 

@@ -197,6 +197,29 @@ async def test_a_heartbeat_does_not_revoke_what_has_just_been_completed(
     assert [line["outcome"] for line in logs if line["event"] == "job_attempt_ended"] == ["completed"]
 
 
+async def test_the_next_job_begins_while_the_last_is_being_written(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    """But what a database is slow to take doesn't pile up: as many again as the worker has places, and no more."""
+    await make_probe_type(owner)
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+
+    await enqueue_probes(owner, range(4))
+    async with running_worker(database.url(ROLE), work=work, store=leave_effect, worker_concurrency=1):
+        writer = await connect(database.url(OWNER), application_name="test")
+        async with writer.transaction():
+            await writer.execute("lock table effects in exclusive mode")
+            await until_true(lambda: len(begun) == 2, what="the second job while the first is being written")
+            await until(owner, "count(*) = 2 from pg_locks where relation = 'effects'::regclass and not granted")
+            await until(owner, "count(*) = 2 from chartloom.job_queue where status = 'pending'")
+        await until(owner, COMPLETED, 4)
+        await writer.close()
+    assert begun == await effects(owner) == [0, 1, 2, 3]
+
+
 async def test_a_statement_that_hangs_is_no_reason_to_end_the_process(
     proxy: Proxy, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,9 +128,11 @@ def test_boxes_of_prose_that_was_read_coarsely_are_those_of_its_text_layer(tmp_p
         (np.array(told.box) * scale, np.array(found.box))
         for told, found in zip(written.words, recognised.words, strict=True)
     ]
-    # A text layer's box is as high as its font, ink is not; left and right they agree to a fiftieth of an inch.
-    assert all(np.abs(told - found)[[0, 2]].max() <= 6 for told, found in pairs)
-    assert all(told[1] - 6 <= found[1] and found[3] <= told[3] + 6 for told, found in pairs)
+    # A thirtieth of an inch, less than a space, to the left and right, and half a line up and down.
+    off = np.array([np.abs(told - found) for told, found in pairs])
+    assert off[:, [0, 2]].max() <= 10
+    assert off[:, [1, 3]].max() <= 20
+    assert np.median(off) <= 2
 
 
 def test_prose_alone_is_read_coarsely(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from bench.ocr.prose import distance
 from bench.ocr.reading import Task, make, read
 from bench.ocr.tables import count_numbers
 from services.ocr.cells import Mark
+from services.ocr.grey import Grey
 from services.ocr.numbers import oddly_spaced, settle
 from services.ocr.page_text import ReadWord
 from services.ocr.reader import DocumentReader, ReaderLimits
-from services.ocr.grey import Grey
 from services.ocr.rules import find_grids
 from services.ocr.tables import read_tables
 from shared.contract.pages import Page
