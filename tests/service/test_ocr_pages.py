@@ -3,6 +3,7 @@
 import asyncio
 import difflib
 import functools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,14 +141,18 @@ def test_prose_alone_is_read_coarsely(tmp_path: Path) -> None:
     assert as_coarse_as_prose(sheets.render(sheets.two_columns(1), 300), 300) is not None
     assert as_coarse_as_prose(sheets.render(sheets.letter(2), 150), 150) is None
     assert as_coarse_as_prose(sheets.render(sheets.letter(2), 300)[::2, ::2], 300) is None
+    written, found = 0, 0
     for seed in range(3):
         sheet = sheets.unruled_report(seed)
+        pixels = KINDS["scan"](sheets.render(sheet, 300), seed)
+        assert as_coarse_as_prose(pixels, 300) is None
         path = tmp_path / f"{seed}.png"
-        Image.fromarray(KINDS["scan"](sheets.render(sheet, 300), seed)).save(path, dpi=(300, 300))
+        Image.fromarray(pixels).save(path, dpi=(300, 300))
         (page,) = read(path)
-        numbers = [word for word in sheet.text.split() if any(character.isdigit() for character in word)]
-        found = [word.text for word in page.words]
-        assert sum(number in found for number in numbers) >= 0.9 * len(numbers)
+        numbers = Counter(word for word in sheet.text.split() if any(character.isdigit() for character in word))
+        written += numbers.total()
+        found += (numbers & Counter(word.text for word in page.words)).total()
+    assert found >= 0.85 * written
 
 
 def test_two_columns_are_read_one_after_the_other() -> None:
