@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
 import asyncpg
+from pydantic import TypeAdapter
 
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.pages import Page
@@ -18,6 +19,8 @@ from . import passes
 from .providers import Provider, with_checkpoints
 
 _findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
+
+_pages = TypeAdapter(list[Page])
 
 _missed = meter.create_counter(
     "chartloom_ai_missed_findings", description="Findings of the local engine that the model passed over, by model."
@@ -71,19 +74,24 @@ class PassInput(NamedTuple):
     """What a pass reads: pages, the earlier pass' result, and each question of the run that was answered already."""
 
     pages: list[Page]
-    earlier: Any
+    earlier: str | None
+    """JSON."""
     checkpoints: list[dict[str, Any]]
 
 
 async def read_input(
     pool: asyncpg.Pool, job: ClaimedJob, *, earlier: str | None = None, with_pages: bool = True
 ) -> PassInput:
+    # As text: pydantic parses and validates it in one go, in half the time.
     row = await pool.fetchrow(
-        "select * from chartloom.read_ai_input($1, $2, $3, $4)", job.job_id, job.lease_token, with_pages, earlier
+        "select pages::text, earlier::text, checkpoints from chartloom.read_ai_input($1, $2, $3, $4)",
+        job.job_id,
+        job.lease_token,
+        with_pages,
+        earlier,
     )
     assert row is not None
-    pages = [Page.model_validate(page) for page in row["pages"] or ()]
-    return PassInput(pages, row["earlier"], row["checkpoints"] or [])
+    return PassInput(_pages.validate_json(row["pages"] or "[]"), row["earlier"], row["checkpoints"] or [])
 
 
 def save_detection(_: ClaimedJob, detection: Detection) -> Write:

@@ -22,13 +22,15 @@ class PersistHandler:
 
     async def shape_rows(self, job: ClaimedJob, payload: DocumentPayload) -> ClinicalRows:
         read = await self._pool.fetchrow(
-            "select * from chartloom.read_persist_input($1, $2)", job.job_id, job.lease_token
+            "select passes ->> 'detect' as detect, passes ->> 'enrich' as enrich, passes ->> 'narrate' as narrate, "
+            "pages, display_name, birth_date from chartloom.read_persist_input($1, $2)",
+            job.job_id,
+            job.lease_token,
         )
         assert read is not None
-        results = read["passes"] or {}
-        detection = parse_pass("detect", results.get("detect"), Detection)
-        enrichment = parse_pass("enrich", results.get("enrich"), Enrichment)
-        narration = parse_pass("narrate", results.get("narrate"), Narration)
+        detection = parse_pass("detect", read["detect"], Detection)
+        enrichment = parse_pass("enrich", read["enrich"], Enrichment)
+        narration = parse_pass("narrate", read["narrate"], Narration)
         pages = {int(page): text for page, text in (read["pages"] or {}).items()}
         check_grounded(enrichment, pages)
         profile = identity.Profile(read["display_name"], read["birth_date"])

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from opentelemetry.trace import Span
@@ -54,10 +55,39 @@ class _Answered:
     usage: dict[str, int] = field(default_factory=dict)
 
 
+class _Frame(NamedTuple):
+    """A request's JSON before and after the question. Made once: prompt and schema are most of it, and never change."""
+
+    head: bytes
+    tail: bytes
+
+    def around(self, question: str) -> bytes:
+        return self.head + json.dumps(question, ensure_ascii=False).encode() + self.tail
+
+
+_QUESTION = "\ue000question\ue000"
+"""Where it goes: a string of characters for private use, which no prompt has."""
+
+
 @cache
-def _form(task: Task, schema: type[BaseModel]) -> dict[str, Any]:
-    """Made once: pydantic takes a millisecond for it."""
-    return {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+def _frame(model: str, task: Task, schema: type[BaseModel], *, responses: bool) -> _Frame:
+    prompt = instructions.text(task)
+    form = {"name": task.value, "schema": _strict(schema.model_json_schema()), "strict": True}
+    body: dict[str, Any] = {"model": model}
+    if responses:
+        body |= {"instructions": prompt, "input": _QUESTION, "store": False}
+        body["text"] = {"format": {"type": "json_schema", **form}}
+    else:
+        body["messages"] = [{"role": "system", "content": prompt}, {"role": "user", "content": _QUESTION}]
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    head, tail = json.dumps(body, ensure_ascii=False).split(f'"{_QUESTION}"')
+    return _Frame(head.encode(), tail.encode())
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for it. Asked once: aiohttp would look, and read ~/.netrc, at every request."""
+    host = urlsplit(url).hostname or ""
+    return None if proxy_bypass(host) else getproxies().get(urlsplit(url).scheme)
 
 
 def _strict(schema: Any) -> Any:
@@ -156,11 +186,9 @@ class OpenAIProvider(AskingProvider):
         outcome = "broken_off"
         with model_span(self.name, self.model) as span:
             try:
-                answered = await self._call(
-                    instructions.text(task),
-                    question if complaint is None else f"{question}\n\n{complaint}",
-                    _form(task, schema),
-                )
+                asked = question if complaint is None else f"{question}\n\n{complaint}"
+                frame = _frame(self.model, task, schema, responses=self.speaks_responses)
+                answered = await self._call(frame.around(asked))
                 outcome = "answered"
             except ChartloomError as error:
                 outcome = error.code
@@ -183,12 +211,10 @@ class OpenAIProvider(AskingProvider):
             latency_s=time.monotonic() - began,
         )
 
-    async def _call(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
+    async def _call(self, body: bytes) -> _Answered:
         try:
             async with asyncio.timeout(self._timeout_s):
-                if self.speaks_responses:
-                    return await self._ask_responses(prompt, asked, form)
-                return await self._ask_chat(prompt, asked, form)
+                return await (self._ask_responses(body) if self.speaks_responses else self._ask_chat(body))
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             failed = TransientError("model_unreachable", "The connection to the model endpoint failed or broke off.")
         except TimeoutError:
@@ -206,27 +232,20 @@ class OpenAIProvider(AskingProvider):
                 # How many there may be is for WORKER_CONCURRENCY to say.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                trust_env=True,
+                proxy=_proxy(self._base_url),
             )
         return self._opened
 
-    async def _post(self, path: str, **body: Any) -> tuple[Mapping[str, str], bytes]:
+    async def _post(self, path: str, body: bytes) -> tuple[Mapping[str, str], bytes]:
         """Headers and body of the reply. A redirect is a refusal: no record follows it to another host."""
-        sent = json.dumps({"model": self.model, **body}, ensure_ascii=False).encode()
-        async with self._session().post(self._base_url + path, data=sent, allow_redirects=False) as reply:
+        async with self._session().post(self._base_url + path, data=body, allow_redirects=False) as reply:
             content = await reply.read()
         if reply.status >= 300:
             raise _refused(reply.status, reply.headers, content)
         return reply.headers, content
 
-    async def _ask_responses(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        headers, content = await self._post(
-            "/responses",
-            instructions=prompt,
-            input=asked,
-            text={"format": {"type": "json_schema", **form}},
-            store=False,
-        )
+    async def _ask_responses(self, sent: bytes) -> _Answered:
+        headers, content = await self._post("/responses", sent)
         body = _body(content)
         status = str(body.get("status"))
         if status == "failed":
@@ -244,12 +263,8 @@ class OpenAIProvider(AskingProvider):
             usage=_counts(usage, input_tokens="input_tokens", output_tokens="output_tokens"),
         )
 
-    async def _ask_chat(self, prompt: str, asked: str, form: dict[str, Any]) -> _Answered:
-        headers, content = await self._post(
-            "/chat/completions",
-            messages=[{"role": "system", "content": prompt}, {"role": "user", "content": asked}],
-            response_format={"type": "json_schema", "json_schema": form},
-        )
+    async def _ask_chat(self, sent: bytes) -> _Answered:
+        headers, content = await self._post("/chat/completions", sent)
         body = _body(content)
         choices = _dicts(body.get("choices"))
         if not choices:
