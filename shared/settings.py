@@ -30,7 +30,7 @@ class ServiceSettings(BaseSettings):
     worker_id: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", max_length=200, description="Unique a process."
     )
-    worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs in hand at the same time.")
+    worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs worked on at the same time.")
     lease_seconds: int = Field(default=60, ge=3, le=3600, description="How long a silent worker keeps its jobs.")
     poll_seconds: float = Field(default=5.0, gt=0, le=60, description="The safety net under NOTIFY.")
     drain_seconds: float = Field(default=25.0, ge=0, le=290, description="How long a SIGTERM lets jobs finish.")
