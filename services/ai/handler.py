@@ -20,14 +20,14 @@ from .providers import Provider, with_checkpoints
 
 _findings = meter.create_counter("chartloom_ai_findings", description="Findings, and whether the page bears them out.")
 
-_pages = TypeAdapter(list[Page])
-
 _missed = meter.create_counter(
     "chartloom_ai_missed_findings", description="Findings of the local engine that the model passed over, by model."
 )
 _dropped = meter.create_counter(
     "chartloom_ai_dropped_sentences", description="Sentences that said more than the facts they cite, by model."
 )
+
+_pages = TypeAdapter(list[Page])
 
 JOB_TYPES = ["ai_narrate", "ai_enrich", "ai_detect"]
 """The later pass first: a document that is nearly done should not wait for one that has just begun."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
+from shared.contract.pages import Box
+
 from .page_protocol import Engine, Recognise, Words
 from .page_text import Line, ReadWord
 from .render import to_jpeg
@@ -33,21 +35,17 @@ class Recognised(NamedTuple):
 
     def moved(self, right: int, down: int) -> "Recognised":
         """The same on an image of which this was a part."""
-
-        def shifted(word: ReadWord) -> ReadWord:
-            x0, y0, x1, y1 = word.box
-            return word._replace(box=(x0 + right, y0 + down, x1 + right, y1 + down))
-
-        return Recognised([[[shifted(word) for word in line] for line in block] for block in self.blocks])
+        return self._with_boxes(lambda x0, y0, x1, y1: (x0 + right, y0 + down, x1 + right, y1 + down))
 
     def enlarged(self, across: float, down: float) -> "Recognised":
         """The same on an image of which this was one made smaller."""
+        return self._with_boxes(lambda x0, y0, x1, y1: (x0 * across, y0 * down, x1 * across, y1 * down))
 
-        def larger(word: ReadWord) -> ReadWord:
-            x0, y0, x1, y1 = word.box
-            return word._replace(box=(x0 * across, y0 * down, x1 * across, y1 * down))
+    def _with_boxes(self, placed: Callable[[float, float, float, float], Box]) -> "Recognised":
+        def line(words: Line) -> Line:
+            return [word._replace(box=placed(*word.box)) for word in words]
 
-        return Recognised([[[larger(word) for word in line] for line in block] for block in self.blocks])
+        return Recognised([[line(words) for words in block] for block in self.blocks])
 
     @property
     def runs_down(self) -> bool:
@@ -142,19 +140,16 @@ class TesserocrRecogniser:
 
         return tesserocr.PyTessBaseAPI(path=self._folder, lang=_OSD, psm=tesserocr.PSM.OSD_ONLY)
 
-    def read(self, grey: Image.Image, dpi: int) -> Recognised:
-        return self._recognise(grey, dpi)
-
     def read_lines(self, cuts: Sequence[Image.Image], *, numbers_only: bool = False) -> list[list[ReadWord]]:
         self._text.SetPageSegMode(self._single_line)
         self._text.SetVariable("tessedit_char_whitelist", NUMBER_CHARACTERS if numbers_only else "")
         try:
-            return [list(self._recognise(cut, _LINE_DPI).words()) for cut in cuts]
+            return [list(self.read(cut, _LINE_DPI).words()) for cut in cuts]
         finally:
             self._text.SetVariable("tessedit_char_whitelist", "")
             self._text.SetPageSegMode(self._whole_page)
 
-    def _recognise(self, grey: Image.Image, dpi: int) -> Recognised:
+    def read(self, grey: Image.Image, dpi: int) -> Recognised:
         # Bytes, not SetImage(PIL): that encodes the image first, 0.5 s a page.
         self._text.SetImageBytes(grey.tobytes(), grey.width, grey.height, 1, grey.width)
         self._text.SetSourceResolution(dpi)

@@ -24,6 +24,7 @@ _MAX_SIDE = 30_000
 """Tesseract and libjpeg stop at 32 767 pixels a side; a receipt scanned as one strip would reach it below 40 Mpx."""
 
 _SCAN_BYTES = 500_000
+"""Decoded: an image from which on the page is taken for a scan; a logo has less."""
 _MOST_IN_COLOURS = 12_000_000
 """Pixels, of three bytes each: A4 at 300 dpi has nine million, and no page is to need much more memory than that."""
 

@@ -15,7 +15,9 @@ _MOST = 200
 
 
 def with_second_look(page: Recognised, grey: Grey, reader: LineReader) -> Recognised:
-    """The page with its doubtful words as they are read alone, where that is surer. ``grey`` is what it was read on.
+    """The page with its doubtful words as they are read alone, where that is surer.
+
+    ``grey`` is the page that the boxes refer to; it may be finer than what was read at first.
 
     A table's rows hold wide gaps that Tesseract reads characters into: "3.5 - 5.3" became 3521955. Cut out, such words
     came back right and sure, at 2 to 5 ms each.

@@ -261,6 +261,25 @@ def test_a_base_url_that_is_none_does_not_start() -> None:
         open_provider(provider="openai", model="m", api_key="k", base_url="localhost:8000/v1", timeout_s=1)
 
 
+async def test_the_environments_proxy_is_asked_unless_it_says_not_to(
+    server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    for exempt in ("", "model.invalid"):
+        monkeypatch.setenv("no_proxy", exempt)
+        server.play(Play(GOOD))
+        provider = OpenAIProvider(model="m", api_key="key", base_url="http://model.invalid/v1", timeout_s=5)
+        try:
+            if exempt:
+                with pytest.raises(TransientError) as caught:
+                    await ask(provider)
+                assert caught.value.code == "model_unreachable"
+            else:
+                assert len((await ask(provider)).parsed.mentions) == len(GOOD["mentions"])
+        finally:
+            await provider.close()
+
+
 async def test_a_redirect_takes_no_record_to_another_host(server: FakeOpenAI, provider: Provider) -> None:
     server.play(Play(status=307, headers={"Location": f"{server.url}/elsewhere"}))
     with pytest.raises(TerminalError) as refused:
