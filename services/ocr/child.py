@@ -16,7 +16,7 @@ from shared.contract.base import Row
 
 from .confinement import protect_from_children
 from .forked import ForkedProcess, ForkServer
-from .page_protocol import HEADER, MAX_FRAME_BYTES, Refused, to_frame
+from .page_protocol import HEADER, MAX_FRAME_BYTES, Refused, from_frame, to_frame
 from .refusal import Refusal, RefusalCode
 from .sandbox import Sandbox, Wanted
 
@@ -58,16 +58,17 @@ class Child:
             async with asyncio.timeout(seconds):
                 self._process.stdin.write(to_frame(question))
                 await self._process.stdin.drain()
-                (length,) = HEADER.unpack(await self._process.stdout.readexactly(HEADER.size))
-                if length > MAX_FRAME_BYTES:
+                of_body, of_image = HEADER.unpack(await self._process.stdout.readexactly(HEADER.size))
+                if of_body + of_image > MAX_FRAME_BYTES:
                     raise Refusal("page_invalid") from None
-                body = await self._process.stdout.readexactly(length)
+                body = await self._process.stdout.readexactly(of_body)
+                image = await self._process.stdout.readexactly(of_image)
         except TimeoutError:
             raise Refusal(timed_out) from None
         except (asyncio.IncompleteReadError, ConnectionError):
             await self._tell_how_it_died(timed_out, died)
         try:
-            reply = _adapter(answers).validate_json(body)
+            reply = from_frame(_adapter(answers), body, image)
         except pydantic.ValidationError:
             raise Refusal("page_invalid") from None
         if isinstance(reply, Refused):

@@ -109,12 +109,14 @@ class OcrHandler:
                 _measure(read)
                 reading.pages += 1
                 reading.words += len(read.page.words)
-                await keeper.add(read)
-                report_progress(place / len(pages))
                 left = pages[place:]
                 if may_hand_out and pace.is_worth_handing_out(len(left)):
                     reading.handed_out = pace.divide(left)
                     document.is_wanted_again = True
+                is_last = bool(reading.handed_out) or not left
+                await keeper.add(read, is_last=is_last)
+                report_progress(place / len(pages))
+                if is_last:
                     break
             reading.rest = await keeper.rest()
         return reading

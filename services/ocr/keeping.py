@@ -65,10 +65,10 @@ class PageKeeper:
             if rest:
                 await save_pages(self._pool, self._job, rest)
 
-    async def add(self, read: PageRead) -> None:
+    async def add(self, read: PageRead, *, is_last: bool) -> None:
         """Raises LeaseLostError, JobCancelledError, where an earlier page could not be kept for that."""
         self._waiting.append(read)
-        if time.monotonic() - self._saved_at < SAVE_SECONDS:
+        if is_last or time.monotonic() - self._saved_at < SAVE_SECONDS:
             return
         await self._settle()
         batch, self._waiting = self._waiting, []
@@ -106,7 +106,7 @@ class PageKeeper:
 
     async def _put_image(self, read: PageRead) -> str | None:
         """The image's path. The page is worth more than its image: without it, it is kept all the same."""
-        if read.image is None:
+        if not read.image:
             return None
         path = f"{self._folder}/{read.page.page}.jpg"
         while True:

@@ -1,6 +1,7 @@
 """The letters of a page as pieces of ink, and which of them nobody has read."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from shared.contract.pages import Box
 
-from .grey import Grey, reduced
+from .grey import Grey, level, reduced
 
 _DPI = 150
 _UNREAD = 2
@@ -17,40 +18,60 @@ _UNREAD = 2
 
 def letters_of(page: Grey, inch: float) -> NDArray[np.int32]:
     """Left, top, width and height of each piece of ink that may be a letter; ``inch`` in pixels."""
-    paper = float(np.percentile(page[::4, ::4], 90))
-    _, _, stats, _ = cv2.connectedComponentsWithStats((page < paper - 60).astype(np.uint8))
-    heights, widths = stats[:, cv2.CC_STAT_HEIGHT], stats[:, cv2.CC_STAT_WIDTH]
+    _, ink = cv2.threshold(page, level(page[::4, ::4], 0.9) - 61, 1, cv2.THRESH_BINARY_INV)
+    # Their outlines take half of the time that labels do.
+    outlines, nested = cv2.findContours(ink, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
+        return np.empty((0, 4), np.int32)
+    is_hole = nested[0, :, 3] >= 0
+    boxes = [cv2.boundingRect(outlines[place]) for place in np.flatnonzero(~is_hole)]
+    pieces = np.asarray(boxes, dtype=np.int32)
+    widths, heights = pieces[:, 2], pieces[:, 3]
     # The rests of letters at the edge of a box are narrower than high, or flat.
     is_letter = (heights > 0.045 * inch) & (heights < 0.25 * inch) & (widths > 0.015 * inch) & (widths < 0.5 * inch)
-    return np.asarray(stats[is_letter][:, :4], dtype=np.int32)
+    return pieces[is_letter]
+
+
+class Runs(NamedTuple):
+    """Which run each letter is in, counted from 0; and each run's left, top, right and bottom, and its letters."""
+
+    of_letter: NDArray[np.intp]
+    boxes: NDArray[np.int32]
+    members: NDArray[np.intp]
+
+
+def runs_of(letters: NDArray[np.int32], shape: tuple[int, ...], reach: int) -> Runs:
+    """Letters of a page of that shape that meet when each is stretched by ``reach`` to both sides."""
+    joined = np.zeros(shape, np.uint8)
+    for x, y, w, h in letters.tolist():
+        joined[y : y + h, max(0, x - reach) : x + w + reach] = 1
+    # Without its statistics it takes a quarter of the time.
+    _, labels = cv2.connectedComponents(joined)
+    x, y, w, h = letters.T
+    _, of_letter, members = np.unique(labels[y + h // 2, x + w // 2], return_inverse=True, return_counts=True)
+    boxes = np.empty((members.size, 4), np.int32)
+    boxes[:, :2], boxes[:, 2:] = max(shape), 0
+    for side, edge, furthest in ((0, x, np.minimum), (1, y, np.minimum), (2, x + w, np.maximum), (3, y + h, np.maximum)):
+        furthest.at(boxes[:, side], of_letter, edge)
+    return Runs(of_letter, boxes, members)
 
 
 def unread_spots(page: Grey, dpi: int, boxes: Iterable[Box]) -> list[Box]:
     """Where letters stand side by side that none of the words' boxes covers, on an evenly lit page. Takes 20 ms."""
     factor = max(1, round(dpi / _DPI))
     inch = dpi / factor
-    small = reduced(page, factor)
+    small = reduced(page, factor).copy()
     for x0, y0, x1, y1 in boxes:
         # A box may end before its word's last letter does.
         reach = 0.6 * (y1 - y0)
         x0, x1 = x0 - reach, x1 + reach  # noqa: PLW2901
         left, top, right, bottom = (max(0, int(edge / factor)) for edge in (x0, y0, x1, y1))
         small[top : bottom + 1, left : right + 1] = 255
-    pieces = letters_of(small, inch).tolist()
-    if not pieces:
+    letters = letters_of(small, inch)
+    if not letters.size:
         return []
-    typical = int(np.median([h for _, _, _, h in pieces]))
-    # Letters of one line meet when each is stretched by its space to the next.
-    joined = np.zeros(small.shape, np.uint8)
-    for x, y, w, h in pieces:
-        joined[y : y + h, max(0, x - typical) : x + w + typical] = 1
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
-    members = np.bincount([labels[y + h // 2, x + w // 2] for x, y, w, h in pieces], minlength=count)
-    spots = []
-    for label in range(1, count):
-        x, y, w, h = (int(value) for value in stats[label][:4])
-        is_worth_it = members[label] >= _UNREAD or h > 0.08 * inch
-        if is_worth_it and h < 0.4 * inch:
-            x0, x1 = max(0, x + typical if x else 0), x + w - typical
-            spots.append((float(x0 * factor), float(y * factor), float(x1 * factor), float((y + h) * factor)))
-    return spots
+    runs = runs_of(letters, small.shape, reach=int(np.median(letters[:, 3])))
+    heights = runs.boxes[:, 3] - runs.boxes[:, 1]
+    is_worth_it = ((runs.members >= _UNREAD) | (heights > 0.08 * inch)) & (heights < 0.4 * inch)
+    spots = (runs.boxes[is_worth_it] * factor).astype(float)
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in spots.tolist()]

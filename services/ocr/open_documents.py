@@ -138,6 +138,7 @@ class OpenDocuments:
         self._idle: deque[_Idle] = deque()
         self._in_hand = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def borrow(self, upload: Upload) -> AsyncIterator[KeptDocument]:
@@ -151,7 +152,7 @@ class OpenDocuments:
             document = self._take(path)
             if document is None:
                 while self._idle and self._in_hand + len(self._idle) > self._limit:
-                    await self._close(self._retire())
+                    await self._close(self._retire(), is_file_wanted=True)
                 document = KeptDocument(self._reader, await self._hold_file(upload))
             try:
                 yield document
@@ -160,7 +161,7 @@ class OpenDocuments:
                 raise
             if not document.is_wanted_again or self._in_hand + len(self._idle) > self._limit:
                 # Nobody asks for it soon, or somebody waits for the room that its child takes.
-                await self._close((path, document))
+                await self._close((path, document), is_file_wanted=document.is_wanted_again)
                 return
             expiry = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, document)
             self._idle.append(_Idle(path, document, expiry))
@@ -172,6 +173,9 @@ class OpenDocuments:
         while self._idle:
             await self._close(self._retire())
         await asyncio.gather(*self._closing)
+        for task in self._lingering:
+            task.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)
 
     def _take(self, path: str) -> KeptDocument | None:
         for waiting in self._idle:
@@ -195,12 +199,18 @@ class OpenDocuments:
                 task.add_done_callback(self._closing.discard)
                 return
 
-    async def _close(self, kept: tuple[str, KeptDocument]) -> None:
+    async def _close(self, kept: tuple[str, KeptDocument], *, is_file_wanted: bool = False) -> None:
+        """``is_file_wanted``: its file stays for a while, or the next child would have to fetch it again."""
         path, document = kept
         try:
             await document.close()
         finally:
-            self._let_go(path)
+            if is_file_wanted:
+                task = asyncio.create_task(self._let_go_later(path))
+                self._lingering.add(task)
+                task.add_done_callback(self._lingering.discard)
+            else:
+                self._let_go(path)
 
     # -- the file ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,12 @@ class OpenDocuments:
             self._let_go(path)
             raise
 
+    async def _let_go_later(self, path: str) -> None:
+        try:
+            await asyncio.sleep(KEPT_SECONDS)
+        finally:
+            self._let_go(path)
+
     def _let_go(self, path: str) -> None:
         file = self._files[path]
         file.users -= 1
@@ -231,6 +247,11 @@ class OpenDocuments:
         """Streams to disk, no further than the limit, and compares with what was announced."""
         digest = hashlib.sha256()
         size = 0
+
+        def take(chunk: bytes) -> None:
+            digest.update(chunk)
+            file.write(chunk)
+
         with target.open("wb") as file:
             async for chunk in self._storage.stream(upload.storage_path):
                 size += len(chunk)
@@ -239,8 +260,8 @@ class OpenDocuments:
                         "file_too_large",
                         f"The file is larger than {self._max_bytes // 2**20} MB: split it and upload the parts.",
                     )
-                digest.update(chunk)
-                file.write(chunk)
+                # A tenth of a second for a long scan, in which other documents' pages need not wait.
+                await asyncio.to_thread(take, chunk)
         if digest.hexdigest() != upload.sha256:
             raise TerminalError("checksum_mismatch", "The stored file is not the one announced: upload it again.")
         return target

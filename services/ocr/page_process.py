@@ -75,7 +75,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
                 limit_processor_time(page_seconds)
                 page = document.read(request.page)
                 image = document.image(request.page) if request.with_image else None
-                reply = to_frame(PageRead(page=page, image=image))
+                reply = to_frame(PageRead(page=page, image=image or b""))
         except Refusal as refusal:
             reply = to_frame(Refused(code=refusal.code))
         except MemoryError:
@@ -88,7 +88,7 @@ def _next_request(requests: BinaryIO) -> Inspect | Open | Read | Words | None:
     header = requests.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
-    (length,) = HEADER.unpack(header)
+    length, _ = HEADER.unpack(header)
     assert length <= MAX_FRAME_BYTES
     return request_adapter.validate_json(requests.read(length))
 

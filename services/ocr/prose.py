@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .grey import Grey, reduced
-from .letters import letters_of
+from .letters import letters_of, runs_of
 
 _DPI = 150
 _LEAST_HEIGHT = 10.0
@@ -15,7 +15,7 @@ _LEAST_HEIGHT = 10.0
 _WIDTH, _NARROWEST = 8.0, 0.85
 """Pixels of a letter of the page made narrower, and how much narrower at the most. Tesseract's time goes by width."""
 _FEWEST = 200
-_LONG_RUN = 30
+_LONG_RUN = 28
 """Typical heights, and so about as many characters, from which on a run of letters is a line of prose and no cell."""
 _MOST_IN_COLUMNS = 0.06
 
@@ -52,18 +52,10 @@ def as_coarse_as_prose(page: Grey, dpi: int) -> Coarse | None:
 
 def _share_in_columns(letters: NDArray[np.int32], shape: tuple[int, ...], reach: int) -> float:
     """How many of the letters stand in a short run that has another run beside it."""
-    # At half of its pixels runs are the same, in a quarter of the time.
-    joined = np.zeros([side // 2 + 1 for side in shape], np.uint8)
-    for x, y, w, h in (letters // 2).tolist():
-        joined[y : y + h + 1, max(0, x - reach // 2) : x + w + 1 + reach // 2] = 1
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
-    x, y, w, h = letters.T
-    run_of = labels[(y + h // 2) // 2, (x + w // 2) // 2]
-    members = np.bincount(run_of, minlength=len(stats))
-    runs = np.flatnonzero(members)
-    tops, heights = stats[runs, cv2.CC_STAT_TOP], stats[runs, cv2.CC_STAT_HEIGHT]
-    middles = tops + heights / 2
-    is_beside = (tops[None, :] < middles[:, None]) & (middles[:, None] < (tops + heights)[None, :])
+    runs = runs_of(letters, shape, reach)
+    lefts, tops, rights, bottoms = runs.boxes.T
+    middles = (tops + bottoms) / 2
+    is_beside = (tops[None, :] < middles[:, None]) & (middles[:, None] < bottoms[None, :])
     has_neighbour = is_beside.sum(axis=1) > 1
-    is_short = stats[runs, cv2.CC_STAT_WIDTH] < _LONG_RUN * reach / 2
-    return float(members[runs][has_neighbour & is_short].sum() / len(letters))
+    is_short = rights - lefts < _LONG_RUN * reach
+    return float(runs.members[has_neighbour & is_short].sum() / len(letters))

@@ -167,7 +167,7 @@ class DocumentReader:
             words = Words(blocks=blocks, engine_version=self._remote.version)
             answer = await child.ask(words, PageRead, Recognise, seconds=seconds)
         self._check(answer.page, number)
-        if answer.image is not None and not answer.image.startswith(_JPEG):
+        if answer.image and not answer.image.startswith(_JPEG):
             raise Refusal("page_invalid")
         return answer
 

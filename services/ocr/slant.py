@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .grey import Grey, reduced
+from .grey import Grey, level, reduced
 
 _DPI = 100
 _MAX_DEGREES = 10.0
@@ -22,7 +22,7 @@ def measure_slant(page: Grey, dpi: int) -> Slant:
     """How lines of text run: at the right angle their ink falls into few rows, with empty ones between."""
     factor = max(1, round(dpi / _DPI))
     small = reduced(page, factor)
-    paper = float(np.percentile(small[::3, ::3], 90))
+    paper = level(small[::3, ::3], 0.9)
     edge = max(1, min(small.shape) // 40)  # the scanner's own border is straight, whatever the page
     ink = small[edge:-edge, edge:-edge] < paper - 60
     # A photograph or a black area would outweigh the text.

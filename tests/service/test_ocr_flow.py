@@ -285,6 +285,22 @@ async def test_no_more_documents_are_open_than_may_be(tmp_path: Path) -> None:
     await documents.close()
 
 
+async def test_a_document_that_had_to_make_room_is_not_fetched_again(tmp_path: Path) -> None:
+    storage = CountingStorage(tmp_path / "storage")
+    folder = tmp_path / "open"
+    folder.mkdir()
+    documents = OpenDocuments(storage=storage, reader=make_reader(), max_bytes=1 << 20, limit=1, folder=folder)
+    uploads = [await stored(storage, letter(pages)) for pages in (1, 2)]
+    for upload in [*uploads, *uploads]:
+        async with documents.borrow(upload) as document:
+            document.is_wanted_again = True
+            await document.open()
+            assert len(children()) == 1
+    assert storage.downloads == 2
+    await documents.close()
+    assert list(folder.iterdir()) == []
+
+
 async def test_a_file_that_is_too_large_or_another_one_is_refused(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     documents = OpenDocuments(storage=storage, reader=make_reader(), max_bytes=1000, limit=1)

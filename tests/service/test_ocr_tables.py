@@ -129,6 +129,16 @@ def test_brackets_below_each_other_are_no_column() -> None:
     assert (len(grid.across) - 1, len(grid.down) - 1) == (3, 3)
 
 
+def test_two_stems_far_below_each_other_part_no_table_of_rules_across_alone() -> None:
+    page = np.full((1600, 2000), 255, np.uint8)
+    for y in range(500, 1001, 100):
+        page[y : y + 4, 300:1501] = 0
+    for y in (530, 730):
+        page[y : y + 46, 1300:1304] = 0
+    (grid,) = find_grids(page, 300)
+    assert len(grid.across) - 1 == 5
+
+
 def test_a_page_of_prose_has_no_table() -> None:
     assert find_grids(sheets.render(sheets.letter(12), 300), 300) == []
 
