@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .grey import Grey, level, reduced
 
-_DPI = 100
+_DPI = 75
 _MAX_DEGREES = 10.0
 
 
