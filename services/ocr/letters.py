@@ -24,7 +24,7 @@ def letters_of(page: Grey, inch: float) -> NDArray[np.int32]:
     if not outlines:
         return np.empty((0, 4), np.int32)
     is_hole = nested[0, :, 3] >= 0
-    boxes = [cv2.boundingRect(outlines[place]) for place in np.flatnonzero(~is_hole)]
+    boxes = [cv2.boundingRect(outlines[place]) for place in np.flatnonzero(~is_hole).tolist()]
     pieces = np.asarray(boxes, dtype=np.int32)
     widths, heights = pieces[:, 2], pieces[:, 3]
     # The rests of letters at the edge of a box are narrower than high, or flat.
@@ -51,8 +51,10 @@ def runs_of(letters: NDArray[np.int32], shape: tuple[int, ...], reach: int) -> R
     _, of_letter, members = np.unique(labels[y + h // 2, x + w // 2], return_inverse=True, return_counts=True)
     boxes = np.empty((members.size, 4), np.int32)
     boxes[:, :2], boxes[:, 2:] = max(shape), 0
-    for side, edge, furthest in ((0, x, np.minimum), (1, y, np.minimum), (2, x + w, np.maximum), (3, y + h, np.maximum)):
-        furthest.at(boxes[:, side], of_letter, edge)
+    for side, edge in enumerate((x, y)):
+        np.minimum.at(boxes[:, side], of_letter, edge)
+    for side, edge in enumerate((x + w, y + h), 2):
+        np.maximum.at(boxes[:, side], of_letter, edge)
     return Runs(of_letter, boxes, members)
 
 

@@ -165,7 +165,7 @@ class TesserocrRecogniser:
 
     def _blocks(self, words: Any) -> list[list[Line]]:
         """Its paragraphs, as those of ``parse_tsv``."""
-        blocks: list[list[Line]] = []
+        blocks: list[list[list[ReadWord]]] = []
         is_new_block = is_new_line = True
         for word in self._tesserocr.iterate_level(words, self._word):
             is_new_block |= word.IsAtBeginningOf(self._paragraph)
@@ -178,9 +178,10 @@ class TesserocrRecogniser:
             if is_new_block or is_new_line:
                 blocks[-1].append([])
             is_new_block = is_new_line = False
+            x0, y0, x1, y1 = map(float, word.BoundingBox(self._word))
             confidence = min(max(word.Confidence(self._word) / 100, 0.0), 1.0)
-            blocks[-1][-1].append(ReadWord(text, tuple(map(float, word.BoundingBox(self._word))), confidence))
-        return blocks
+            blocks[-1][-1].append(ReadWord(text, (x0, y0, x1, y1), confidence))
+        return [list[Line](block) for block in blocks]
 
     def clockwise_turn(self, grey: Image.Image, dpi: int) -> int | None:
         self._turn.SetImageBytes(grey.tobytes(), grey.width, grey.height, 1, grey.width)

@@ -82,7 +82,8 @@ def has_ink(page: Grey, dpi: int) -> bool:
     factor = max(1, round(dpi / 75))
     small = reduced(page, factor)
     # Averaging 4 x 4 pixels leaves a sensor noise of 18 levels at 4.5: 40 is nine times that.
-    return bool(np.count_nonzero(cv2.absdiff(small, float(level(small, 0.5))) > 40) >= 2)
+    paper = level(small, 0.5)
+    return bool(np.count_nonzero((small > paper + 40) | (small < paper - 40)) >= 2)
 
 
 def read_upright(page: Grey, dpi: int, recogniser: Recogniser) -> Upright:

@@ -226,7 +226,7 @@ asyncio.run(reader.read(pathlib.Path(sys.argv[1]), on_page=first_page))
             os.close(watched)
 
 
-def page_reply(**changes: Any) -> bytes:
+def page_reply(image: bytes = b"\xff\xd8\xff", **changes: Any) -> bytes:
     word = {"text": "no", "box": [10, 10, 30, 20], "confidence": 0.9, "start": 0, "end": 2} | changes.pop("word", {})
     page = {
         "page": 1,
@@ -238,12 +238,12 @@ def page_reply(**changes: Any) -> bytes:
         "engine": "e",
         "engine_version": "1",
     } | changes
-    return frame({"kind": "page", "page": page})
+    return frame({"kind": "page", "page": page}, image)
 
 
-def frame(message: dict[str, Any]) -> bytes:
+def frame(message: dict[str, Any], image: bytes = b"") -> bytes:
     body = json.dumps(message).encode()
-    return len(body).to_bytes(4) + body
+    return len(body).to_bytes(4) + len(image).to_bytes(4) + body + image
 
 
 OPENED = frame({"kind": "opened", "pages": 1})
@@ -260,8 +260,10 @@ OPENED = frame({"kind": "opened", "pages": 1})
         ("page_invalid", OPENED + page_reply(word={"confidence": 7})),
         ("page_invalid", OPENED + page_reply(text="no \0")),
         ("page_invalid", OPENED + OPENED),
-        ("page_invalid", OPENED + b"\xff\xff\xff\xff"),
-        ("page_invalid", OPENED + b"\0\0\0\2{]"),
+        ("page_invalid", OPENED + page_reply(image=b"<svg>")),
+        ("page_invalid", OPENED + b"\xff\xff\xff\xff\0\0\0\0"),
+        ("page_invalid", OPENED + b"\0\0\0\2\xff\xff\xff\xff{]"),
+        ("page_invalid", OPENED + b"\0\0\0\2\0\0\0\0{]"),
         ("file_too_long", frame({"kind": "opened", "pages": 10**6})),
         ("page_reader_died", OPENED + b"\0\0"),
     ],
