@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from .confinement import Restrictions, protect_from_children
 
 MAX_MESSAGE_BYTES = 64 * 1024
+READY = 0
+"""The number of no child: the server has imported all there is to import."""
 _FIRST_OF_OTHERS = 3
 """Descriptors: 0 to 2 are a child's own."""
 
@@ -30,6 +32,7 @@ def main() -> None:
     # What is there now is never garbage: a child that collected it would copy every page of memory.
     gc.collect()
     gc.freeze()
+    control.send(_message(number=READY))
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         while True:

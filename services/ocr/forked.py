@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .confinement import Restrictions
-from .fork_server import MAX_MESSAGE_BYTES
+from .fork_server import MAX_MESSAGE_BYTES, READY
 
 
 class ForkedProcess:
@@ -58,14 +58,17 @@ class ForkServer:
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
+        self._ready = asyncio.Event()
         self._number = 0
         self._children: dict[int, ForkedProcess] = {}
 
     async def start(self) -> None:
-        """Begins what the first child would wait for."""
+        """Does what the first child would wait for. Where that fails, the first child tells."""
         async with self._starting:
             if self._control is None:
+                self._ready.clear()
                 await self._start()
+        await self._ready.wait()
 
     async def fork(self, module: str, restrictions: Restrictions) -> ForkedProcess:
         """A child that runs ``module``. Raises OSError where no server can be had."""
@@ -135,7 +138,9 @@ class ForkServer:
             self._lose()
             return
         said: dict[str, Any] = json.loads(message)
-        if handles:
+        if said["number"] == READY:
+            self._ready.set()
+        elif handles:
             self._children[said["number"]].handle.set_result(handles[0])
         else:
             self._children.pop(said["number"]).has_ended(said["status"])
@@ -147,6 +152,7 @@ class ForkServer:
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.close()
         self._control = None
+        self._ready.set()  # nobody is to wait for it
         for child in self._children.values():
             if not child.handle.done():
                 child.handle.set_exception(ConnectionResetError("the fork server ended"))

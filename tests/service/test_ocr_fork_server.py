@@ -117,6 +117,24 @@ async def test_a_server_whose_death_was_not_heard_of_yet_is_replaced(fork_server
     await document.close()
 
 
+async def test_its_start_ends_when_it_has_imported_all_there_is_to_import(fork_server: ForkServer) -> None:
+    starting = asyncio.create_task(fork_server.start())
+    await until_true(lambda: fork_server._control is not None, what="the server")
+    os.killpg(pid_of(fork_server), signal.SIGSTOP)
+    await asyncio.wait([starting], timeout=0.1)
+    assert not starting.done()
+    os.killpg(pid_of(fork_server), signal.SIGCONT)
+    await starting
+
+
+async def test_its_start_ends_with_its_death(fork_server: ForkServer, letter: Path) -> None:
+    starting = asyncio.create_task(fork_server.start())
+    await until_true(lambda: fork_server._control is not None, what="the server")
+    os.killpg(pid_of(fork_server), signal.SIGKILL)
+    await starting
+    assert len(await make_reader(fork_server=fork_server).read(letter)) == 2
+
+
 async def test_a_page_that_takes_too_long_ends_its_child_alone(
     fork_server: ForkServer, forked: list[ForkedProcess], tmp_path: Path, letter: Path
 ) -> None:
