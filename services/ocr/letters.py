@@ -19,17 +19,15 @@ _UNREAD = 2
 def letters_of(page: Grey, inch: float) -> NDArray[np.int32]:
     """Left, top, width and height of each piece of ink that may be a letter; ``inch`` in pixels."""
     _, ink = cv2.threshold(page, level(page[::4, ::4], 0.9) - 61, 1, cv2.THRESH_BINARY_INV)
-    # Their outlines take half of the time that labels do.
-    outlines, nested = cv2.findContours(ink, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not outlines:
-        return np.empty((0, 4), np.int32)
-    is_hole = nested[0, :, 3] >= 0
-    boxes = [cv2.boundingRect(outlines[place]) for place in np.flatnonzero(~is_hole).tolist()]
-    pieces = np.asarray(boxes, dtype=np.int32)
-    widths, heights = pieces[:, 2], pieces[:, 3]
+    try:
+        # A third of the time of 32 bits.
+        stats = cv2.connectedComponentsWithStats(ink, ltype=cv2.CV_16U)[2]
+    except cv2.error:  # more pieces than it can count
+        stats = cv2.connectedComponentsWithStats(ink)[2]
+    heights, widths = stats[:, cv2.CC_STAT_HEIGHT], stats[:, cv2.CC_STAT_WIDTH]
     # The rests of letters at the edge of a box are narrower than high, or flat.
     is_letter = (heights > 0.045 * inch) & (heights < 0.25 * inch) & (widths > 0.015 * inch) & (widths < 0.5 * inch)
-    return pieces[is_letter]
+    return np.asarray(stats[is_letter][:, :4], dtype=np.int32)
 
 
 class Runs(NamedTuple):

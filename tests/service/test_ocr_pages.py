@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from bench.ocr import sheets
 from bench.ocr.damage import KINDS
 from samples.records import CLINIC_LETTER, DISCHARGE_LETTER, LAB_REPORT, truth
+from services.ocr.letters import letters_of
 from services.ocr.prose import as_coarse_as_prose
 from services.ocr.reader import DocumentReader, ReaderLimits
 from services.ocr.render import PdfPages
@@ -134,6 +135,14 @@ def test_boxes_of_prose_that_was_read_coarsely_are_those_of_its_text_layer(tmp_p
     assert off[:, [0, 2]].max() <= 12
     assert off[:, [1, 3]].max() <= 20
     assert np.median(off) <= 2
+
+
+def test_letters_are_found_among_more_dots_than_sixteen_bits_can_count() -> None:
+    page = np.full((1000, 1000), 255, np.uint8)
+    page[1::2, 1::2] = 0
+    page[100:200] = 255
+    page[140:160, 500:510] = 0
+    assert letters_of(page, 150).tolist() == [[500, 140, 10, 20]]
 
 
 def test_prose_alone_is_read_coarsely(tmp_path: Path) -> None:
