@@ -19,6 +19,9 @@ _MONTHS = (
     "january", "february", "march", "april", "may", "june",
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
+_SHORT_MONTHS = tuple(name[:3] for name in _MONTHS)
+_BEGINS_MONTH = re.compile(rf"\b({'|'.join(_SHORT_MONTHS)})", re.I)
+_ISO_MONTH = re.compile(r"\b\d{4}-(0[1-9]|1[0-2])\b")
 _NUMERALS = {
     word: str(count)
     for count, word in enumerate(
@@ -70,8 +73,8 @@ def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
 
 
 def _months_of(said: str) -> set[str]:
-    return {name for name in _MONTHS if re.search(rf"\b{name[:3]}", said, re.I)} | {
-        _MONTHS[int(month) - 1] for month in re.findall(r"\b\d{4}-(0[1-9]|1[0-2])\b", said)
+    return {_MONTHS[_SHORT_MONTHS.index(month.lower())] for month in _BEGINS_MONTH.findall(said)} | {
+        _MONTHS[int(month) - 1] for month in _ISO_MONTH.findall(said)
     }
 
 

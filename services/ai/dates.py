@@ -182,7 +182,7 @@ def calendar(texts: Iterable[str]) -> Calendar:
     for text in pages:
         own = own or _own_date(text, day_first, labelled=True)
     if own is None and pages:
-        own = _own_date(pages[0][:_HEAD], day_first, labelled=False)
+        own = _own_date(pages[0], day_first, labelled=False)
     return Calendar(own, day_first)
 
 
@@ -200,7 +200,7 @@ def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | Non
         before = text[max(0, start - 40) : start]
         if labelled and not _OWN_DATE.search(before.rpartition("\n")[2]):
             continue
-        if not labelled and len(_beside(text, start, end)) > _BESIDE:
+        if not labelled and (end > _HEAD or len(_beside(text, start, end)) > _BESIDE):
             continue
         if _BIRTH.search(before):
             continue

@@ -29,6 +29,8 @@ _FUZZY_WORD_FROM = 6
 _TEXTS_KEPT = 16
 _UNBOUNDED_FROM = 4
 """Characters of a quote that may begin or end inside a word ("hypertens"); shorter ones match everywhere."""
+_APART = " \n\t()[]:;"
+"""What stands between words, and in none; the empty string before a text and behind it is in it, too."""
 
 
 class Match(NamedTuple):
@@ -120,6 +122,8 @@ def _places(text: str, quote: str) -> Iterator[tuple[int, int]]:
 
 
 def _chosen(text: str, found: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    if all([text[start - 1 : start] in _APART and text[end : end + 1] in _APART for start, end in found]):
+        return found  # most stand between spaces
     found = [span for span in found if not (_inside_number(text, span[0]) or _inside_number(text, span[1]))]
     whole = [span for span in found if _bounded(text, *span)]
     return whole or (found if length >= _UNBOUNDED_FROM else [])

@@ -2,9 +2,10 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from services.ai import dates
 from services.ai.wire import KIND_OF_LABEL
@@ -68,6 +69,8 @@ _PAPER = 120
 _WHOLE = frozenset({"disease", "symptom", "imaging"})
 _FAMILY = frozenset({"disease", "symptom"})
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
+_NUMBER = "0"
+"""Stands for any number among the words that a pattern begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,14 @@ class Span:
     start: int
     end: int
     label: str
+
+
+class _Pattern(NamedTuple):
+    """A rule of ``patterns.toml``."""
+
+    label: str
+    expression: re.Pattern[str]
+    exceptions: frozenset[str]
 
 
 class TermDetector:
@@ -130,19 +141,32 @@ class PatternDetector:
     def find(self, page: Layout) -> list[Span]:
         """Matches outside headings; ages and sexes also in a form's header."""
         found: list[Span] = []
-        for label, pattern, exceptions in _patterns(before_terms=self._before_terms):
-            for match in pattern.finditer(page.text if label in _ALSO_IN_HEADINGS else page.body):
-                name = next((head for head in pattern.groupindex if match[head]), 0)
-                if match.group(name).lower() not in exceptions:
-                    found.append(Span(*match.span(name), label))
+        for in_headings in (True, False):
+            if begun := _patterns(before_terms=self._before_terms, in_headings=in_headings):
+                found += _matches(page.text if in_headings else page.body, begun)
         if not self._before_terms:
             words = tokens(page.body)
             found += [
                 Span(words.starts[place], words.ends[place], ending)
-                for place, word in enumerate(words.lower)
-                if (ending := _label_by_ending(word))
+                for place, ending in enumerate(map(_label_by_ending, words.lower))
+                if ending
             ]
         return found
+
+
+def _matches(text: str, begun: Mapping[str, Sequence[_Pattern]]) -> Iterator[Span]:
+    """Where patterns match. Each is tried at the words that it begins with: most words begin none."""
+    words = tokens(text)
+    ends: dict[_Pattern, int] = {}
+    for start, word in zip(words.starts, words.lower, strict=True):
+        for pattern in begun.get(_NUMBER if word[0].isdigit() else word, ()):
+            match = pattern.expression.match(text, start) if start >= ends.get(pattern, 0) else None
+            if match is None:
+                continue
+            ends[pattern] = match.end()
+            name = next((head for head in pattern.expression.groupindex if match[head]), 0)
+            if match.group(name).lower() not in pattern.exceptions:
+                yield Span(*match.span(name), pattern.label)
 
 
 def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
@@ -329,16 +353,19 @@ def _in_context(span: Span, page: Layout) -> Span:
 
 
 @cache
-def _patterns(*, before_terms: bool) -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
-    return [
-        (
-            rule["label"],
-            re.compile(rule.get("match") or rf"\b(?:{one_of(rule['terms']).replace(WHITE_SPACE, ' ')})\b", re.I),
-            frozenset(rule.get("except", ())),
-        )
-        for rule in rules("patterns")["pattern"]
-        if "ending" not in rule and rule.get("before_terms", False) == before_terms
-    ]
+def _patterns(*, before_terms: bool, in_headings: bool) -> dict[str, list[_Pattern]]:
+    """First word in lower case, or "0" of any number → the patterns that may begin there."""
+    begun: dict[str, list[_Pattern]] = {}
+    for rule in rules("patterns")["pattern"]:
+        if "ending" in rule or rule.get("before_terms", False) != before_terms:
+            continue
+        if (rule["label"] in _ALSO_IN_HEADINGS) != in_headings:
+            continue
+        expression = rule.get("match") or rf"\b(?:{one_of(rule['terms']).replace(WHITE_SPACE, ' ')})\b"
+        pattern = _Pattern(rule["label"], re.compile(expression, re.I), frozenset(rule.get("except", ())))
+        for word in rule.get("begins") or dict.fromkeys(tokens(term).lower[0] for term in rule["terms"]):
+            begun.setdefault(word, []).append(pattern)
+    return begun
 
 
 @lru_cache(maxsize=65536)

@@ -6,11 +6,12 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import PAIRS, Side, pair_of
+from .features import PAIRS, pair_of
 
 Numbers = NDArray[np.int64]
-UNKNOWN = -1
-"""The number of what makes no pair."""
+UNKNOWN = -(1 << 40)
+"""The number of what makes no pair: whatever it is paired with, the pair's code is below zero, and no pair has it."""
+_SIDES = frozenset(side for pair in PAIRS for side in (pair.left, pair.right))
 
 
 class PairIndex:
@@ -28,7 +29,9 @@ class PairIndex:
             np.int64,
         )
         order = np.argsort(codes)
-        self._codes, self._rows = codes[order], np.array([row for *_, row in read], np.int64)[order]
+        # The last is of no pair, so that each search ends somewhere.
+        self._codes = np.append(codes[order], np.iinfo(np.int64).max)
+        self._rows = np.append(np.array([row for *_, row in read], np.int64)[order], 0)
 
     def _code(self, feature: int, left: int, right: int) -> int:
         return (feature * len(self._words) + left) * len(self._words) + right
@@ -42,16 +45,10 @@ class PairIndex:
 
         ``columns`` are numbers of words; ``at`` says where in them the tokens stand, so that sentences lie apart.
         """
-        if not len(self._codes):
-            return np.full((len(PAIRS), len(at)), none, np.int64)
-        sides: dict[Side, Numbers] = {}
-        codes = np.empty((len(PAIRS), len(at)), np.int64)
-        for feature, pair in enumerate(PAIRS):
-            for side in (pair.left, pair.right):
-                if side not in sides:
-                    sides[side] = columns[side.column][at + side.offset]
-            left, right = sides[pair.left], sides[pair.right]
-            code = (feature * len(self._words) + left) * len(self._words) + right
-            codes[feature] = np.where(np.minimum(left, right) == UNKNOWN, UNKNOWN, code)
-        place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        return np.where(self._codes[place] == codes, self._rows[place], none)
+        sides = {side: columns[side.column].take(at + side.offset) for side in _SIDES}
+        codes = np.stack([
+            (feature * len(self._words) + sides[pair.left]) * len(self._words) + sides[pair.right]
+            for feature, pair in enumerate(PAIRS)
+        ])
+        place = np.searchsorted(self._codes, codes)
+        return np.where(self._codes.take(place) == codes, self._rows.take(place), none)

@@ -204,11 +204,11 @@ _start = attrgetter("start")
 
 
 def _without_headings(text: str, parts: Sequence[Section]) -> str:
-    characters = list(text)
-    for part in parts:
-        start, end = part.heading
-        characters[start:end] = "\x00" * (end - start)
-    return "".join(characters)
+    kept, last = [], 0
+    for start, end in (part.heading for part in parts if part.heading[0] < part.heading[1]):
+        kept += [text[last:start], "\x00" * (end - start)]
+        last = end
+    return "".join([*kept, text[last:]])
 
 
 @lru_cache(maxsize=_PAGES_KEPT)

@@ -111,9 +111,10 @@ class Tagger:
         words, at = self._of_words(padded), np.array(places)
         scores = np.zeros((len(places), len(self.labels)), np.float32)
         for rows in self._pairs.rows(self._columns(text, found, words, at), at, none=len(self._weights) - 1):
-            scores += self._weights[rows]
+            scores += self._weights.take(rows, axis=0)
+        said = self._kept.take(words, axis=0)
         for offset in range(-REACH, REACH + 1):
-            scores += self._kept[words[at + offset], offset + REACH]
+            scores += said[:, offset + REACH].take(at + offset, axis=0)
         return scores
 
     def _columns(self, text: str, found: Tokens, words: Numbers, at: Numbers) -> dict[str, Numbers]:

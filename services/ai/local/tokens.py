@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
-_TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s\x00]|_")
-"""A blanked heading is no sign."""
+_TOKEN = re.compile(r"([^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s\x00]|_)")
+"""In brackets, so that a text is split into them and what lies between. A blanked heading is no sign."""
 _TEXTS_KEPT = 64
 """All that looks at the words of a page asks for its tokens."""
 
@@ -23,8 +24,12 @@ class Tokens:
 @lru_cache(maxsize=_TEXTS_KEPT)
 def tokens(text: str) -> Tokens:
     """All tokens in order; what lies between them is white space."""
-    found = list(_TOKEN.finditer(text))
-    texts = [match.group() for match in found]
-    return Tokens(
-        texts, [word.lower() for word in texts], [match.start() for match in found], [match.end() for match in found]
-    )
+    texts, starts, ends = apart(text, _TOKEN)
+    return Tokens(texts, list(map(str.lower, texts)), starts, ends)
+
+
+def apart(text: str, wanted: re.Pattern[str]) -> tuple[list[str], list[int], list[int]]:
+    """(matches, starts, ends) of a pattern that is one group: a split is a third of the price of asking each match."""
+    pieces = wanted.split(text)
+    edges = list(accumulate(map(len, pieces)))
+    return pieces[1::2], edges[:-1:2], edges[1::2]

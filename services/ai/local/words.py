@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-_WORD = re.compile(r"[^\W_]+(?:['’]s\b)?")
+from .tokens import apart
+
+_WORD = re.compile(r"([^\W_]+(?:['’]s\b)?)")
 _JOINS = re.compile(r"(?:[ \t\u2000-\u200a\u00a0]*[-‐‑–/+]?[ \t\u2000-\u200a\u00a0]*\n?[ \t]*)")
 
 
@@ -48,13 +50,8 @@ def key(word: str) -> str:
 
 def words(text: str) -> Words:
     """The words of ``text`` in order."""
-    found = list(_WORD.finditer(text))
-    return Words(
-        text,
-        [key(match.group()) for match in found],
-        [match.start() for match in found],
-        [match.end() for match in found],
-    )
+    printed, starts, ends = apart(text, _WORD)
+    return Words(text, list(map(key, printed)), starts, ends)
 
 
 @lru_cache(maxsize=8192)
