@@ -3,7 +3,8 @@
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
+from operator import or_
 
 from .sections import one_of, rules
 from .tokens import tokens
@@ -11,8 +12,13 @@ from .tokens import tokens
 _TEXTS_KEPT = 16
 """Each finding of a page asks what stands beside it."""
 _OF_ATTRIBUTES = ("value_words", "routes", "frequencies", "severities", "sites")
+_STRETCHES_KEPT = 1024
+"""What stands before a finding is asked for its assertion, its subject and each of its attributes."""
 Present = int
 """Which cues a stretch of tokens may hold, a bit each."""
+_FIRST, _SECOND = 32, 64
+"""Bits up from those of cues of one token: of the first tokens of longer ones, and of their second tokens."""
+_ALONE = (1 << _FIRST) - 1
 
 
 class Cue:
@@ -52,17 +58,16 @@ def words_for(name: str) -> Cue:
     return _cues()["attributes", name]
 
 
+@lru_cache(maxsize=_STRETCHES_KEPT)
 def present(text: str, start: int, end: int) -> Present:
     """The cues that may stand among the tokens that begin in [start, end)."""
     starts, openings = _openings_in(text)
-    alone = first = second = 0
-    for opening in openings[bisect_left(starts, start) : bisect_left(starts, end)]:
-        alone, first, second = alone | opening[0], first | opening[1], second | opening[2]
-    return alone | (first & second)
+    found = reduce(or_, openings[bisect_left(starts, start) : bisect_left(starts, end)], 0)
+    return (found | (found >> _FIRST & found >> _SECOND)) & _ALONE
 
 
 @lru_cache(maxsize=_TEXTS_KEPT)
-def _openings_in(text: str) -> tuple[list[int], list[tuple[Present, Present, Present]]]:
+def _openings_in(text: str) -> tuple[list[int], list[Present]]:
     """Where tokens stand that may open a cue, and which cues: a quarter of all tokens."""
     page, known = tokens(text), _openings()
     places = [place for place, word in enumerate(page.lower) if word in known]
@@ -79,16 +84,12 @@ def _cues() -> dict[tuple[str, str], Cue]:
 
 
 @cache
-def _openings() -> dict[str, tuple[Present, Present, Present]]:
-    """Token → the cues that are nothing but it; those that it is the first token of; the second of."""
-    alone: dict[str, Present] = {}
-    first: dict[str, Present] = {}
-    second: dict[str, Present] = {}
+def _openings() -> dict[str, Present]:
+    """Token → the cues that are nothing but it; ``_FIRST`` bits higher those that it begins; then those it goes on."""
+    found: dict[str, Present] = {}
     for known in _cues().values():
         for one, *other in known.openings:
-            table = first if other else alone
-            table[one] = table.get(one, 0) | known.bit
+            found[one] = found.get(one, 0) | known.bit << (_FIRST if other else 0)
             for word in other:
-                second[word] = second.get(word, 0) | known.bit
-    words = [*alone, *first, *second]
-    return {word: (alone.get(word, 0), first.get(word, 0), second.get(word, 0)) for word in words}
+                found[word] = found.get(word, 0) | known.bit << _SECOND
+    return found

@@ -34,6 +34,9 @@ from .tagger import Tagger
 ENGINE_VERSION = "5"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
+_OBJECTS_BETWEEN_COLLECTIONS = 5_000
+"""A page makes thousands of objects and no cycles: by Python's own 700 a tenth of the time went into looking for them."""
+
 
 class Engine:
     """The trained parts; rules and terms are the same for all."""
@@ -42,6 +45,7 @@ class Engine:
         self.tagger, self.negation, self.linking = tagger, negation, linking
         terminology.load()
         gc.freeze()  # They live as long as the process; each full collection would walk all of them in vain.
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
     def answer(self, inputs: Inputs) -> BaseModel:
         """The answer to a question, in the schema that belongs to it."""

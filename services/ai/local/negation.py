@@ -60,7 +60,7 @@ def _up_to_stop(words: list[str]) -> list[str]:
     """The words before the first that ends a clause."""
     if _STOPS.isdisjoint(words):
         return words
-    return words[: next(place for place, word in enumerate(words) if word in _STOPS)]
+    return words[: list(map(_STOPS.__contains__, words)).index(True)]
 
 
 def features(here: Around) -> list[Feature]:
@@ -92,14 +92,15 @@ def _of_cues(here: Around) -> list[Feature]:
     if _CUES.isdisjoint(clause):
         found.append(("no cue", here.ruled))
     else:
-        last = max(place for place, word in enumerate(clause) if word in _CUES)
+        last = len(clause) - 1 - list(map(_CUES.__contains__, reversed(clause))).index(True)
         between = clause[last + 1 :]
         found += [("cue", clause[last]), ("cue", clause[last], here.label)]
         found.append(("cue at", str(min(len(between) // 2, 5))))
         found += [("cue, then", word) for word in dict.fromkeys(between)]
         commas = min(between.count(","), 2)
         found.append(("cue, lists", str("or" in between), str("and" in between), str(commas)))
-    found += [("cue after", word, here.label) for word in here.following if word in _CUES]
+    if not _CUES.isdisjoint(here.following):
+        found += [("cue after", word, here.label) for word in here.following if word in _CUES]
     return found
 
 
@@ -127,15 +128,20 @@ class Negation:
             for side in ("before", "after")
             for ruled in (str(True), str(False))
         }
+        self._of_label = cache(lambda label, ruled: self._sum([("rule", ruled), ("rule", ruled, label), ("label", label)]))
+
+    def _sum(self, found: Sequence[Feature]) -> float:
+        return sum(map(self._weights.get, found, _NOTHING))
 
     def absent(self, here: Around) -> bool:
         """The verdict on a finding."""
         label, ruled, words, before, after, clause, following = here
-        others = [("rule", ruled), ("rule", ruled, label), ("label", label), *_phrases(here), *_of_cues(here)]
-        said = sum(map(self._weights.get, others, _NOTHING))
+        said = self._of_label(label, ruled) + self._sum(_phrases(here)) + self._sum(_of_cues(here))
         said += self._head.get(_head(words), 0.0) + sum(map(self._inside.get, words, _NOTHING))
-        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._behind, before[::-1], strict=False)])
-        said += sum([of_word.get(word, 0.0) for of_word, word in zip(self._ahead, after, strict=False)])
+        for of_word, word in zip(self._behind, before[:-4:-1], strict=False):
+            said += of_word.get(word, 0.0)
+        for of_word, word in zip(self._ahead, after, strict=False):
+            said += of_word.get(word, 0.0)
         said += sum(map(self._beside["before", ruled].get, dict.fromkeys(clause), _NOTHING))
         said += sum(map(self._beside["after", ruled].get, dict.fromkeys(following), _NOTHING))
         return said >= self._least
