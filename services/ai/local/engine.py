@@ -31,7 +31,7 @@ from .negation import Negation
 from .sections import at, layout
 from .tagger import Tagger
 
-ENGINE_VERSION = "5"
+ENGINE_VERSION = "6"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 5_000

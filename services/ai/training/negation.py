@@ -1,4 +1,4 @@
-"""Trains the negation model on findings whose truth is known."""
+"""Trains the negation model on findings whose truth is known and that may be absent."""
 
 from collections.abc import Iterator, Sequence
 
@@ -29,7 +29,8 @@ def _examples(documents: Sequence[Document]) -> Iterator[tuple[list[str], bool]]
                 rule=ruled_absent(document.text[truth.start : truth.end], stands, label=truth.label),
                 sentence=stands.sentence,
             )
-            yield ["\t".join(feature) for feature in negation.features(here)], truth.assertion == "negated"
+            if here.doubted:
+                yield ["\t".join(feature) for feature in negation.features(here)], truth.assertion == "negated"
 
 
 def train(documents: Sequence[Document]) -> dict[str, float]:
