@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shared.contract.findings import Assertion, Subject
 
 from .cues import Present, cue, present
-from .negation import Negation, around
+from .negation import Negation, around, cue_near
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
@@ -67,10 +67,12 @@ def clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) ->
     before = _BRACKETS.sub(_blanked, sentence_before) if "(" in sentence_before else sentence_before
     present_before, present_after = present(text, low, start), present(text, end, high)
     ends = cue("terminators", "words")
-    if ends.may_stand(present_before):
-        before = before[max((match.end() for match in ends.pattern.finditer(before)), default=0) :]
-    if ends.may_stand(present_after) and (first := ends.pattern.search(after)):
-        after = after[: first.start()]
+    for place in reversed(ends.places(text, low, start)):
+        if last := ends.pattern.match(before, place - low):
+            before = before[last.end() :]
+            break
+    if first := next(ends.within(text, end, high), None):
+        after = after[: first.start() - end]
     return Clause(before, after, present_before, present_after, (low, high), sentence_before)
 
 
@@ -93,7 +95,7 @@ def assertion(
     if label in _STANDING:
         return "affirmed"
     absent = ruled_absent(text[start:end], clause, label=label)
-    if kind != "context":
+    if kind != "context" and (absent or cue_near(text, start, end)):
         absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))
     # A medicine that was given and is no more: reports annotate that as its absence, a record as its past.
     if absent and label == "medication" and (clause.opens_with("historical") or clause.goes_on_with("historical")):

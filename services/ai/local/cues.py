@@ -39,7 +39,20 @@ class Cue:
 
     def within(self, text: str, start: int, end: int) -> Iterator[re.Match[str]]:
         """Where cues stand in [start, end)."""
-        return self.pattern.finditer(text, start, end) if self.may_stand(present(text, start, end)) else iter(())
+        free = start
+        for place in self.places(text, start, end):
+            if place >= free and (match := self.pattern.match(text, place, end)):
+                free = match.end()
+                yield match
+
+    def places(self, text: str, start: int, end: int) -> list[int]:
+        """Where in [start, end) tokens stand that a cue begins with."""
+        if not self.may_stand(present(text, start, end)):
+            return []
+        starts, openings = _openings_in(text)
+        low, high = bisect_left(starts, start), bisect_left(starts, end)
+        begins = self.bit | self.bit << _FIRST
+        return [starts[number] for number in range(low, high) if openings[number] & begins]
 
     def may_stand(self, present: Present) -> bool:
         """Whether a text of these tokens can hold a cue."""

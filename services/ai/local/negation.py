@@ -8,7 +8,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ Feature = tuple[str, ...]
 FILE = Path(__file__).parent / "model" / "negation.json"
 _BEFORE, _AFTER = 14, 7
 """Words on either side that may say so."""
+_PAGES_KEPT = 16
 _STOPS = frozenset({".", ";", "but", "however", "although"})
 """They end a clause, and with it what a cue reaches."""
 _CUES = frozenset({
@@ -61,6 +62,18 @@ def around(text: str, start: int, end: int, *, label: str, rule: bool, sentence:
     after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
     following = _up_to_stop(after)
     return Around(label, str(rule), page.lower[first:last], before, after, _up_to_stop(before[::-1])[::-1], following)
+
+
+def cue_near(text: str, start: int, end: int) -> bool:
+    """Whether a cue stands among the words that may make [start, end) absent: without one, and a rule, nothing does."""
+    page, cues = tokens(text), _cue_places(text)
+    first = bisect_left(cues, bisect_left(page.starts, start) - _BEFORE)
+    return first < len(cues) and cues[first] < bisect_left(page.starts, end) + _AFTER
+
+
+@lru_cache(maxsize=_PAGES_KEPT)
+def _cue_places(text: str) -> list[int]:
+    return [place for place, word in enumerate(tokens(text).lower) if word in _CUES]
 
 
 def _up_to_stop(words: list[str]) -> list[str]:
