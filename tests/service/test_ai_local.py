@@ -231,6 +231,28 @@ async def test_a_negative_result_does_not_negate_its_test() -> None:
         assert (assertions[test], said(named(enrichment, test))["value"]) == ("affirmed", value)
 
 
+@pytest.mark.parametrize(
+    ("text", "assertions"),
+    [
+        (
+            "Nausea, vomiting, abdominal pain, jaundice and weight loss were all denied.",
+            dict.fromkeys(["Nausea", "vomiting", "abdominal pain", "jaundice", "weight loss"], "negated"),
+        ),
+        (
+            "Pneumonia, pericarditis, pulmonary embolism and aortic dissection were excluded.",
+            dict.fromkeys(["Pneumonia", "pericarditis", "pulmonary embolism", "aortic dissection"], "negated"),
+        ),
+        ("Aspirin was discontinued in May. Warfarin was started.", {"Aspirin": "historical", "Warfarin": "affirmed"}),
+        ("Pulmonary embolism was excluded by CT.", {"Pulmonary embolism": "negated", "CT": "affirmed"}),
+        ("Nausea, fever and a dry cough came on after the surgery.", {"Nausea": "affirmed", "fever": "affirmed"}),
+    ],
+)
+async def test_a_cue_behind_a_list_speaks_of_all_of_it(text: str, assertions: dict[str, str]) -> None:
+    enrichment, _ = await read(f"{text}\n")
+    found = {entity.text: entity.assertion for entity in enrichment.entities}
+    assert {words: found.get(words) for words in assertions} == assertions
+
+
 async def test_blank_pages_and_prose_without_medicine_give_nothing() -> None:
     enrichment, narration = await read(
         " \n ", "The committee will meet in the lead up to the summit, with tea and coffee."

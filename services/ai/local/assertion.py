@@ -23,6 +23,13 @@ _VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
 _BRACKETS = re.compile(r"\([^()]*\)")
 """What a bracket closes, it keeps."""
 _NEAR = re.compile(r"[,;]")
+_LIST_GOES_ON = re.compile(r"\s*(?:,|and\b|or\b)", re.I)
+_PARTS_LIST = re.compile(r",|\b(?:and|or)\b", re.I)
+_OF_ALL = re.compile(r"\b(?:were|are|have|had)\b", re.I)
+_WORDS_OF_ITEM = 4
+"""A longer one is more than an item of a list."""
+_MEANS = re.compile(r"\b(?:by|on|via|using)\s+(?:an?\s+|the\s+|her\s+|his\s+)?$", re.I)
+"""What was found, or not, was found by the test that follows: it was done."""
 _NOT_DONE = re.compile(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", re.I)
 _PATIENT_AGAIN = re.compile(r"\b(?:patient|he|she|who)\s+(?:has|had|is|was|presented)\b", re.I)
 _FORM_SAYS_NO = re.compile(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", re.I)
@@ -42,7 +49,13 @@ class Clause(NamedTuple):
 
     @property
     def after_near(self) -> str:
-        return _NEAR.split(self.after, maxsplit=1)[0][:60]
+        """What is said close behind: of one in a list, "fever, cough and rash were denied", what is said of them all."""
+        after = self.after
+        if _LIST_GOES_ON.match(after) and (said := _OF_ALL.search(after)):
+            items = _PARTS_LIST.split(after[: said.start()])
+            if all(len(item.split()) <= _WORDS_OF_ITEM for item in items):
+                after = after[said.start() :]
+        return _NEAR.split(after, maxsplit=1)[0][:60]
 
     def opens_with(self, kind: str) -> bool:
         """Whether a cue of this kind stands before the finding."""
@@ -95,10 +108,10 @@ def assertion(
     if label in _STANDING:
         return "affirmed"
     absent = ruled_absent(text[start:end], clause, label=label)
-    if kind != "context" and (absent or cue_near(text, start, end)):
+    if kind != "context" and (absent or (cue_near(text, start, end) and not _ruled_present(clause, label=label))):
         absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))
     # A medicine that was given and is no more: reports annotate that as its absence, a record as its past.
-    if absent and label == "medication" and (clause.opens_with("historical") or clause.goes_on_with("historical")):
+    if absent and label == "medication" and _was_given(clause):
         return "historical"
     if absent:
         return "negated"
@@ -120,6 +133,13 @@ def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
     return negated.stands(before, clause.present_before) or _negated_after(clause)
 
 
+def _ruled_present(clause: Clause, *, label: str) -> bool:
+    """Whether words beside it say that a finding may be there, whatever is absent elsewhere in its sentence."""
+    if label in _TESTS:
+        return _MEANS.search(clause.before) is not None
+    return clause.goes_on_with("possible")
+
+
 def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
     if label not in _TESTS:
         past = cue("historical", "before")
@@ -135,6 +155,14 @@ def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role:
     if role == "plan" and label in (*_TESTS, "procedure", "clinical_event") and not _DONE.search(clause.after_near):
         return "hypothetical"
     return "affirmed"
+
+
+def _was_given(clause: Clause) -> bool:
+    return (
+        clause.opens_with("historical")
+        or clause.goes_on_with("historical")
+        or clause.goes_on_with("historical", "ended")
+    )
 
 
 def _negated_after(clause: Clause) -> bool:

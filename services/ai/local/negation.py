@@ -7,7 +7,7 @@ asked where a rule or a cue says that something may be absent, one finding in fi
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -19,6 +19,8 @@ Feature = tuple[str, ...]
 FILE = Path(__file__).parent / "model" / "negation.json"
 _BEFORE, _AFTER = 14, 7
 """Words on either side that may say so."""
+_AHEAD_OF = 24
+"""Words behind a finding in which a cue may speak of a list that it is in: "fever, cough, … and rash were not seen"."""
 _PAGES_KEPT = 16
 _STOPS = frozenset({".", ";", "but", "however", "although"})
 """They end a clause, and with it what a cue reaches."""
@@ -28,6 +30,7 @@ _CUES = frozenset({
     "unremarkable", "free", "failed", "cannot", "unable", "disappeared", "disappearance", "resolved", "resolution",
     "ceased", "cessation", "stopped", "stop", "discontinued", "discontinuation", "withdrawal", "withdrawn",
     "withheld", "held", "refused", "declined", "removed", "removal", "instead", "unlikely", "avoid", "avoided",
+    "relieved", "terminated", "unavailable", "unaffected", "uneventful", "rather",
 })  # fmt: skip
 """Words that may make what stands beside them absent."""
 _OPEN = frozenset({"a", "any", "other"})
@@ -46,11 +49,13 @@ class Around(NamedTuple):
     after: list[str]
     clause: list[str]
     following: list[str]
+    onward: list[str]
+    """The rest of the clause as far as it may be a list."""
 
     @property
     def doubted(self) -> bool:
         """Whether anything near may make the finding absent."""
-        near = (self.words, self.clause, self.following)
+        near = (self.words, self.clause, self.onward)
         return self.ruled == str(True) or not all(map(_CUES.isdisjoint, near))
 
 
@@ -59,16 +64,25 @@ def around(text: str, start: int, end: int, *, label: str, rule: bool, sentence:
     page, (low, high) = tokens(text), sentence
     first, last = bisect_left(page.starts, start), bisect_left(page.starts, end)
     before = page.lower[max(bisect_left(page.starts, low), first - _BEFORE) : first]
-    after = page.lower[last : min(bisect_left(page.starts, high), last + _AFTER)]
-    following = _up_to_stop(after)
-    return Around(label, str(rule), page.lower[first:last], before, after, _up_to_stop(before[::-1])[::-1], following)
+    onward = page.lower[last : min(bisect_left(page.starts, high), last + _AHEAD_OF)]
+    after = onward[:_AFTER]
+    return Around(
+        label,
+        str(rule),
+        page.lower[first:last],
+        before,
+        after,
+        _up_to_stop(before[::-1])[::-1],
+        _up_to_stop(after),
+        _up_to_stop(onward),
+    )
 
 
 def cue_near(text: str, start: int, end: int) -> bool:
     """Whether a cue stands among the words that may make [start, end) absent: without one, and a rule, nothing does."""
     page, cues = tokens(text), _cue_places(text)
     first = bisect_left(cues, bisect_left(page.starts, start) - _BEFORE)
-    return first < len(cues) and cues[first] < bisect_left(page.starts, end) + _AFTER
+    return first < len(cues) and cues[first] < bisect_left(page.starts, end) + _AHEAD_OF
 
 
 @lru_cache(maxsize=_PAGES_KEPT)
@@ -80,12 +94,17 @@ def _up_to_stop(words: list[str]) -> list[str]:
     """The words before the first that ends a clause."""
     if _STOPS.isdisjoint(words):
         return words
-    return words[: list(map(_STOPS.__contains__, words)).index(True)]
+    return words[: _first(_STOPS, words)]
+
+
+def _first(wanted: frozenset[str], words: list[str]) -> int:
+    """The place of the first word that is one of ``wanted``."""
+    return list(map(wanted.__contains__, words)).index(True)
 
 
 def features(here: Around) -> list[Feature]:
     """What is learnt of a finding, each feature by itself. ``Negation`` sums the same by tables."""
-    label, ruled, words, before, after, clause, following = here
+    label, ruled, words, before, after, clause, following, _ = here
     found: list[Feature] = [("rule", ruled), ("rule", ruled, label), ("label", label), ("head", _head(words))]
     found += [("in", word) for word in words if word in _CUES or word in _OPEN]
     found += [(_BEHIND[distance], word) for distance, word in enumerate(before[:-4:-1])]
@@ -107,21 +126,26 @@ def _phrases(here: Around) -> list[Feature]:
 
 
 def _of_cues(here: Around) -> list[Feature]:
-    """The nearest cue before, what stands between, and cues behind."""
-    clause, found = here.clause, list[Feature]()
+    """The nearest cue before and the nearest behind, what stands between, and all close behind."""
+    clause, onward, found = here.clause, here.onward, list[Feature]()
     if _CUES.isdisjoint(clause):
         found.append(("no cue", here.ruled))
     else:
-        last = len(clause) - 1 - list(map(_CUES.__contains__, reversed(clause))).index(True)
-        between = clause[last + 1 :]
-        found += [("cue", clause[last]), ("cue", clause[last], here.label)]
-        found.append(("cue at", str(min(len(between) // 2, 5))))
-        found += [("cue, then", word) for word in dict.fromkeys(between)]
-        commas = min(between.count(","), 2)
-        found.append(("cue, lists", str("or" in between), str("and" in between), str(commas)))
-    if not _CUES.isdisjoint(here.following):
+        last = len(clause) - 1 - _first(_CUES, clause[::-1])
+        found += [("cue", clause[last]), ("cue", clause[last], here.label), *_between("cue", clause[last + 1 :])]
+    if not _CUES.isdisjoint(onward):
+        first = _first(_CUES, onward)
+        found += [("ahead", onward[first]), *_between("ahead", onward[:first])]
         found += [("cue after", word, here.label) for word in here.following if word in _CUES]
     return found
+
+
+def _between(cue: str, words: list[str]) -> Iterator[Feature]:
+    """How far a cue is, by which words, and whether they are a list."""
+    yield f"{cue} at", str(min(len(words) // 2, 5))
+    for word in dict.fromkeys(words):
+        yield f"{cue}, then", word
+    yield f"{cue}, lists", str("or" in words), str("and" in words), str(min(words.count(","), 2))
 
 
 class Negation:
@@ -157,7 +181,7 @@ class Negation:
         """The verdict on a finding."""
         if not here.doubted:
             return False
-        label, ruled, words, before, after, clause, following = here
+        label, ruled, words, before, after, clause, following, _ = here
         said = self._of_label(label, ruled) + self._sum(_phrases(here)) + self._sum(_of_cues(here))
         said += self._head.get(_head(words), 0.0) + sum(map(self._inside.get, words, _NOTHING))
         for of_word, word in zip(self._behind, before[:-4:-1], strict=False):
