@@ -20,6 +20,7 @@ _MONTHS = (
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
 _SHORT_MONTHS = tuple(name[:3] for name in _MONTHS)
+_MONTH_KEYS = frozenset(map(key, _MONTHS))
 _BEGINS_MONTH = re.compile(rf"\b({'|'.join(_SHORT_MONTHS)})", re.I)
 _ISO_MONTH = re.compile(r"\b\d{4}-(0[1-9]|1[0-2])\b")
 _NUMERALS = {
@@ -28,7 +29,6 @@ _NUMERALS = {
         ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], start=2
     )
 }
-_NUMERAL = re.compile(rf"\b({'|'.join(_NUMERALS)})\b", re.I)
 
 _NAMED = frozenset({"medication", "disease", "symptom", "procedure"})
 """Labels of what must not be said of anybody without a source."""
@@ -56,10 +56,12 @@ def _plain(number: str) -> str:
 
 @lru_cache(maxsize=_TEXTS_KEPT)
 def _numbers(text: str) -> frozenset[str]:
-    return frozenset(
-        {_plain(match) for match in _NUMBER.findall(text)}
-        | {_NUMERALS[word.lower()] for word in _NUMERAL.findall(text)}
-    )
+    return _counted(text, phrase(text).split())
+
+
+def _counted(text: str, keys: Iterable[str]) -> frozenset[str]:
+    """The numbers of a text, whose words have these keys."""
+    return frozenset(map(_plain, _NUMBER.findall(text))).union(map(_NUMERALS.__getitem__, _NUMERALS.keys() & keys))
 
 
 def _borne(entity: Entity, document_date: str | None) -> Iterable[str]:
@@ -83,13 +85,14 @@ def holds(sentence: str, cited: Sequence[Entity], document_date: str | None) -> 
     texts = dict.fromkeys(text for entity in cited for text in _borne(entity, document_date))
     # Apart, so that no term runs from one into the next.
     said = "\n\n".join(texts)
+    told_words = words(sentence)
     # The parts of an ISO date are numbers of their own: 2024-03-09 bears "9 March 2024".
-    if not _numbers(sentence) <= frozenset[str]().union(*map(_numbers, texts)) or _ADDRESS.search(sentence):
+    numbers = _counted(sentence, told_words.keys)
+    if not numbers <= frozenset[str]().union(*map(_numbers, texts)) or _ADDRESS.search(sentence):
         return False
-    months = {match.lower() for match in _MONTH.findall(sentence)}
+    months = set() if _MONTH_KEYS.isdisjoint(told_words.keys) else {month.lower() for month in _MONTH.findall(sentence)}
     if months and not months <= _months_of(said):
         return False
-    told_words = words(sentence)
     printed = {word for text in texts for word in phrase(text).split()}
     names = {word for match in _NAME.finditer(sentence) for word in phrase(match["name"]).split()} - {"i"}
     if not names <= printed | {key(month) for month in months}:

@@ -122,7 +122,7 @@ def _places(text: str, quote: str) -> Iterator[tuple[int, int]]:
 
 
 def _chosen(text: str, found: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
-    if all([text[start - 1 : start] in _APART and text[end : end + 1] in _APART for start, end in found]):
+    if all(text[start - 1 : start] in _APART and text[end : end + 1] in _APART for start, end in found):
         return found  # most stand between spaces
     found = [span for span in found if not (_inside_number(text, span[0]) or _inside_number(text, span[1]))]
     whole = [span for span in found if _bounded(text, *span)]

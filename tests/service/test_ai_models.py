@@ -106,7 +106,10 @@ def test_the_tagger_sums_the_features_that_it_was_trained_on() -> None:
 
 
 def test_negation_sums_the_features_that_it_was_trained_on() -> None:
-    text = "She had no fever, but denied any other pain or rash, without lack of appetite; edema was absent. Later she had a cough.\n"
+    text = (
+        "She had no fever, but denied any other pain or rash, without lack of appetite; edema was absent.\n"
+        "Later she had a cough.\n"
+    )
     places = [(start, end) for start, end in zip(tokens(text).starts, tokens(text).ends, strict=True)]
     around = [
         negation.around(text, start, end, label="symptom", rule=rule, sentence=(0, len(text)))

@@ -49,7 +49,7 @@ class Clause(NamedTuple):
 
     @property
     def after_near(self) -> str:
-        """What is said close behind: of one in a list, "fever, cough and rash were denied", what is said of them all."""
+        """What is said close behind; of one in a list ("fever, cough and rash were denied") what is said of all."""
         after = self.after
         if _LIST_GOES_ON.match(after) and (said := _OF_ALL.search(after)):
             items = _PARTS_LIST.split(after[: said.start()])

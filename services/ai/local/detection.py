@@ -108,11 +108,13 @@ class TaggedDetector:
         """Findings, each labelled by the terminology where that knows the very words."""
         found, text = [], page.text
         for tagged in self._tagger.find(page.body):
+            if tagged.label not in KIND_OF_LABEL:
+                continue
             leads = _LEADS.match(text, tagged.start, tagged.end)
             start = leads.end() if leads else tagged.start
             words = _TRAILS.sub("", text[start : tagged.end])
             end = start + len(words)
-            if tagged.label in KIND_OF_LABEL and words and not _furniture(text, start, end):
+            if words and not _furniture(text, start, end):
                 concept = terminology.concept(words)
                 known = concept is not None and concept.label in KIND_OF_LABEL
                 found.append(Span(start, end, concept.label if concept and known else tagged.label))

@@ -35,7 +35,7 @@ ENGINE_VERSION = "6"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 5_000
-"""A page makes thousands of objects and no cycles: by Python's own 700 a tenth of the time went into looking for them."""
+"""A page makes thousands of objects and no cycles: at Python's own 700 a tenth of the time went into looking."""
 
 
 class Engine:

@@ -172,7 +172,9 @@ class Negation:
             for side in ("before", "after")
             for ruled in (str(True), str(False))
         }
-        self._of_label = cache(lambda label, ruled: self._sum([("rule", ruled), ("rule", ruled, label), ("label", label)]))
+        self._of_label = cache(
+            lambda label, ruled: self._sum([("rule", ruled), ("rule", ruled, label), ("label", label)])
+        )
 
     def _sum(self, found: Sequence[Feature]) -> float:
         return sum(map(self._weights.get, found, _NOTHING))

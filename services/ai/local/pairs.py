@@ -46,9 +46,11 @@ class PairIndex:
         ``columns`` are numbers of words; ``at`` says where in them the tokens stand, so that sentences lie apart.
         """
         sides = {side: columns[side.column].take(at + side.offset) for side in _SIDES}
-        codes = np.stack([
-            (feature * len(self._words) + sides[pair.left]) * len(self._words) + sides[pair.right]
-            for feature, pair in enumerate(PAIRS)
-        ])
+        codes = np.stack(
+            [
+                (feature * len(self._words) + sides[pair.left]) * len(self._words) + sides[pair.right]
+                for feature, pair in enumerate(PAIRS)
+            ]
+        )
         place = np.searchsorted(self._codes, codes)
         return np.where(self._codes.take(place) == codes, self._rows.take(place), none)

@@ -98,9 +98,12 @@ class Terminology:
 
     def hits(self, found: Words) -> Iterator[Hit]:
         """Longest terms from left to right, without overlaps."""
-        last, heads = 0, self._heads
-        for first in [place for place, key in enumerate(found.keys) if key in heads]:
-            if first >= last and (hit := self._longest(found, first)):
+        last, heads, terms, keys = 0, self._heads, self._terms, found.keys
+        for first, (key, following) in enumerate(zip(keys, [*keys[1:], ""], strict=True)):
+            # Many a word begins some term ("in", "and"): is there one that goes on like this?
+            if first < last or key not in heads or not (key in terms or f"{key} {following}" in heads):
+                continue
+            if hit := self._longest(found, first):
                 yield hit
                 last = hit.last
 
