@@ -99,7 +99,7 @@ class Terminology:
     def hits(self, found: Words) -> Iterator[Hit]:
         """Longest terms from left to right, without overlaps."""
         last, heads, terms, keys = 0, self._heads, self._terms, found.keys
-        for first, (key, following) in enumerate(zip(keys, [*keys[1:], ""], strict=True)):
+        for first, (key, following) in enumerate(zip(keys, [*keys[1:], ""], strict=False)):
             # Many a word begins some term ("in", "and"): is there one that goes on like this?
             if first < last or key not in heads or not (key in terms or f"{key} {following}" in heads):
                 continue
