@@ -106,14 +106,13 @@ def attributes(
             found += _prescribed(text, target, max(previous, low), min(medicine_end, high, target.end + _REACH))
         if target.kind in ("event", "observation"):
             found += _described(text, target, max(previous, low), min(following, high))
-        often = next((detail for detail in found if detail[0] == "frequency"), None)
         near = times[bisect_left(times, (target.start - _FAR, 0)) : bisect_right(times, (target.end + _FAR, len(text)))]
-        free = [time for time in near if often is None or time[1] <= often[1] or often[2] <= time[0]]
-        if any(name == "time" for name, _, _ in found) or target.kind not in _TIMED:
+        for often in (detail for detail in found if detail[0] == "frequency"):
+            near = [time for time in near if time[1] <= often[1] or often[2] <= time[0]]
+        beside = ordered[max(0, index - _BESIDE) : index + _BESIDE] if near else []
+        if target.kind not in _TIMED or any(name == "time" for name, _, _ in found):
             pass
-        elif time := _nearest(
-            text, free, target, ordered[max(0, index - _BESIDE) : index + _BESIDE], clause=(low, high)
-        ):
+        elif near and (time := _nearest(text, near, target, beside, clause=(low, high))):
             found.append(("time", *time))
         elif target.label in ("test", "vital_sign") and parts and any(name == "value" for name, _, _ in found):
             # "Results of 4 February 2025" dates what is listed below.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from services.ai.units import known_units
 
@@ -16,6 +16,8 @@ RANGE = rf"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|(?:[<>≤≥]\s?|
 _LINE = re.compile(r"[^\n\x00]+(?=\n|$)")
 _SHORTEST, _LONGEST = 4, 160
 """Characters of a line that may be a row."""
+_TEXTS_KEPT = 16
+"""Pass 1 looks for rows, pass 2 for their cells."""
 _ANY_RATIO = r"[A-Za-zµμ%]{1,8}/[A-Za-zµμ][A-Za-zµμ0-9.]{0,8}(?<!\.)"
 """A unit that we have no code for: it is printed, so it is kept as printed."""
 
@@ -61,8 +63,13 @@ def _row() -> re.Pattern[str]:
     )
 
 
-def rows(text: str) -> Iterator[Row]:
+@lru_cache(maxsize=_TEXTS_KEPT)
+def rows(text: str) -> tuple[Row, ...]:
     """Lines that are rows: a name and a value, and a unit or a range that shows it to be a result."""
+    return tuple(_rows(text))
+
+
+def _rows(text: str) -> Iterator[Row]:
     for line in _LINE.finditer(text):
         if not _SHORTEST <= len(line.group()) <= _LONGEST:
             continue
@@ -101,4 +108,4 @@ def is_row(text: str, position: int) -> bool:
     """Whether the line that holds ``position`` is a row with a range: "Iron 12 umol/L 10 - 30", not "Iron 200 mg"."""
     start = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
-    return any(row.range for row in rows(text[start : end if end >= 0 else len(text)]))
+    return any(row.range for row in _rows(text[start : end if end >= 0 else len(text)]))
