@@ -9,10 +9,10 @@ import sys
 from typing import Any
 
 from shared.contract.base import Row
+from shared.handler import Handler
 from shared.jobs import ClaimedJob
 from shared.service import Runtime, run_worker
 from shared.settings import ServiceSettings, load_settings
-from shared.worker import Handler
 
 from .peers.protocol import Starts, say, wait_for_go
 

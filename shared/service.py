@@ -20,12 +20,13 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from .database import CONNECTION_ERRORS, open_pool
 from .errors import ConfigurationError
+from .handler import Handler
 from .health import HealthServer
 from .listener import Listener
 from .logs import configure_logs, describe_error
 from .settings import ServiceSettings, exit_misconfigured
 from .telemetry import configure_telemetry, flush_telemetry, meter
-from .worker import Handler, Worker
+from .worker import Worker
 
 VERSION = "0.1.0"
 FIRST_CONNECTION_SECONDS = 120.0

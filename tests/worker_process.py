@@ -7,10 +7,10 @@ lock of its own name, which the test holds as long as it wants it to stand there
 from typing import Any
 
 from shared.contract.payloads import DocumentPayload
+from shared.handler import Handler
 from shared.jobs import ClaimedJob, Write
 from shared.service import Runtime, run_worker
 from shared.settings import ServiceSettings, load_settings
-from shared.worker import Handler
 
 # First what nothing but the transaction protects, then what names the lease.
 EFFECTS = """

@@ -10,10 +10,11 @@ import asyncpg
 
 from shared.contract.base import Row
 from shared.database import open_pool
+from shared.handler import Handler
 from shared.jobs import ClaimedJob, Write
 from shared.listener import Listener
 from shared.settings import ServiceSettings
-from shared.worker import Handler, Worker
+from shared.worker import Worker
 
 PROBE = "probe"
 """A job type of the tests' own. Its payload is a number; what it does is a row in ``effects``."""

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
 from shared.errors import ConfigurationError
+from shared.handler import Handler
 from shared.service import Runtime, run_worker
 from shared.settings import exit_misconfigured, load_settings
-from shared.worker import Handler
 
 from .handler import JOB_TYPES, AiHandler
 from .local import terminology

@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.pages import Page
 from shared.contract.payloads import DocumentPayload
+from shared.handler import Handler
 from shared.jobs import ClaimedJob, Write
 from shared.results import parse_pass
 from shared.telemetry import meter
-from shared.worker import Handler
 
 from . import passes
 from .providers import Provider, with_checkpoints

@@ -9,8 +9,8 @@ import asyncpg
 
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.payloads import DocumentPayload
+from shared.handler import Handler
 from shared.jobs import ClaimedJob, Write
-from shared.worker import Handler
 
 from . import passes
 from .handler import PassInput, read_input, write_passes

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigurationError
+from shared.handler import Handler
 from shared.service import Runtime, run_worker
 from shared.settings import exit_misconfigured, load_settings
-from shared.worker import Handler
 
 from .handler import OcrHandler
 from .open_documents import OpenDocuments

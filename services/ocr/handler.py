@@ -11,10 +11,10 @@ import structlog
 
 from shared.contract.payloads import DocumentPayload, PagesPayload
 from shared.errors import ChartloomError, TerminalError
+from shared.handler import FanOut, Handler, report_progress
 from shared.jobs import ClaimedJob, Write
 from shared.storage import Storage
 from shared.telemetry import meter
-from shared.worker import FanOut, Handler, report_progress
 
 from .hand_out import Pace
 from .keeping import PageKeeper

@@ -5,9 +5,9 @@ import asyncpg
 from shared.contract.findings import Detection, Enrichment, Narration
 from shared.contract.payloads import DocumentPayload
 from shared.errors import TerminalError
+from shared.handler import Handler
 from shared.jobs import ClaimedJob, Write
 from shared.results import parse_pass
-from shared.worker import Handler
 
 from . import identity
 from .rows import ClinicalRows, clinical_rows

@@ -14,10 +14,11 @@ from shared.contract.base import Row
 from shared.contract.payloads import DocumentPayload
 from shared.database import connect, open_pool
 from shared.errors import BusyError, TerminalError, TransientError
+from shared.handler import Handler, report_progress
 from shared.jobs import ClaimedJob, Write
 from shared.listener import Listener
 from shared.settings import ServiceSettings
-from shared.worker import Handler, Worker, report_progress
+from shared.worker import Worker
 from tests.conftest import Database, Patient
 from tests.users import upload
 
