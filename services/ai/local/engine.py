@@ -35,7 +35,10 @@ ENGINE_VERSION = "6"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
-"""A page makes thousands of objects and no cycles: at Python's own 700 a seventh of the time went into looking."""
+"""A page makes thousands of objects and no cycles: at Python's own 700 a seventh of the time went into looking.
+
+A service looks more seldom still (``shared.service``); this is for who reads without one.
+"""
 
 
 class Engine:
@@ -45,7 +48,7 @@ class Engine:
         self.tagger, self.negation, self.linking = tagger, negation, linking
         terminology.load()
         gc.freeze()  # They live as long as the process; each full collection would walk all of them in vain.
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+        gc.set_threshold(max(_OBJECTS_BETWEEN_COLLECTIONS, gc.get_threshold()[0]))
 
     def answer(self, inputs: Inputs) -> BaseModel:
         """The answer to a question, in the schema that belongs to it."""
