@@ -253,6 +253,38 @@ async def test_a_cue_behind_a_list_speaks_of_all_of_it(text: str, assertions: di
     assert {words: found.get(words) for words in assertions} == assertions
 
 
+@pytest.mark.parametrize(
+    ("text", "labelled"),
+    [
+        ("Asthma annual review 04-Nov-2024\nWheeze at night.\n", {"Wheeze": "symptom"}),
+        ("CT abdomen report\nNo free fluid.\n", {"CT abdomen": "imaging", "free fluid": "symptom"}),
+        ("Asthma is reviewed today.\nNo wheeze.\n", {"Asthma": "disease", "wheeze": "symptom"}),
+        (
+            "Culture: mixed growth\nSensitivities\n  Trimethoprim      R\n  Gentamicin        S\n",
+            {"Trimethoprim": "test", "Gentamicin": "test"},
+        ),
+        ("FASTING (Serum)\nGlucose 5.4 mmol/L 3.9 - 5.5\n", {"Glucose": "test"}),
+        ("Labs: A1c 7.1%, Cr 1.1 mg/dL, K 4.4 mmol/L, tTG negative, U&Es normal.\n",
+         dict.fromkeys(["A1c", "Cr", "K", "tTG", "U&Es"], "test")),
+        ("She received two units of packed red cells.\n", {"packed red cells": "procedure"}),
+        ("Knee OA, Graves' disease, DM2.\n", dict.fromkeys(["OA", "Graves' disease", "DM2"], "disease")),
+    ],
+)  # fmt: skip
+async def test_titles_and_sensitivities_are_no_findings_and_shorthand_is_known(
+    text: str, labelled: dict[str, str]
+) -> None:
+    enrichment, _ = await read(text)
+    found = {entity.text: entity.label for entity in enrichment.entities}
+    assert {words: found.get(words) for words in labelled} == labelled
+    assert found.keys() - labelled.keys() <= {"Culture", "mixed growth", "growth"}
+
+
+async def test_a_part_of_one_finding_is_no_site_of_the_next() -> None:
+    enrichment, _ = await read("Eye redness for 3 days, with fever and a rash on the left hand.\n")
+    assert "site" not in named(enrichment, "fever").attributes
+    assert said(named(enrichment, "rash"))["site"] == "left hand"
+
+
 async def test_blank_pages_and_prose_without_medicine_give_nothing() -> None:
     enrichment, narration = await read(
         " \n ", "The committee will meet in the lead up to the summit, with tea and coffee."
@@ -383,7 +415,8 @@ async def test_allergies_end_with_their_paragraph_and_are_substances() -> None:
     )
     assert texts(enrichment, "allergy") == ["Penicillin", "Codeine", "Peanuts", "penicillin"]
     assert (named(enrichment, "rash").label, named(enrichment, "rash").assertion) == ("symptom", "historical")
-    assert (named(enrichment, "crackles").label, named(enrichment, "crackles").assertion) == ("symptom", "affirmed")
+    crackles = named(enrichment, "Coarse crackles")
+    assert (crackles.label, crackles.assertion) == ("symptom", "affirmed")
     assert named(enrichment, "warfarin").label == "medication"
 
 

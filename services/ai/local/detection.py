@@ -205,7 +205,10 @@ def _longer(span: Span, terms: Sequence[Span]) -> Span:
     """
     place = bisect_right(terms, span.start, key=lambda term: term.start) - 1
     known = terms[place] if place >= 0 else span
-    return known if known.end >= span.end and known.label == span.label and span.label in _WHOLE else span
+    if known.end < span.end or span.label not in _WHOLE:
+        return span
+    goes_on = known.end - known.start > span.end - span.start
+    return known if goes_on or known.label == span.label else span
 
 
 def _is_article(page: Layout) -> bool:
@@ -249,7 +252,22 @@ _TRAILS = re.compile(
 )
 """What the reports' annotators at times took for a part of the finding."""
 _NO_FINDING = frozenset(
-    {"gp", "denied", "denies", "avoided", "considered", "excluded", "diagnosed", "born", "stopped", "started"}
+    {
+        "fasting",
+        "random",
+        "serum",
+        "plasma",
+        "gp",
+        "denied",
+        "denies",
+        "avoided",
+        "considered",
+        "excluded",
+        "diagnosed",
+        "born",
+        "stopped",
+        "started",
+    }
 )
 _COLUMNS_APART = re.compile(r"[ \t]{3,}|\n[ \t]*\n|\|")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -337,6 +355,8 @@ def _in_context(span: Span, page: Layout) -> Span:
         and (role == "medications" or not rows.is_row(text, span.end))
     ):
         label = "medication"
+    if label == "medication" and role == "sensitivities":
+        label = "test"
     if label == "disease" and _VACCINE_FOLLOWS.match(text, span.end):
         label = "procedure"
     # In a section of allergies the substance is the allergy; "rash" and "nausea" are what it once did.

@@ -5,7 +5,7 @@ A logistic model of few features: how many findings stand between, what signs an
 
 import json
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -126,12 +126,18 @@ def linked(
     found: dict[str, list[Found]] = {}
     for stretch in tagged:
         name = _NAMES.get(stretch.label)
-        if name is None:
+        if name is None or _is_part(stretch, heads):
             continue
         head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
         if head is not None and (name != "value" or _is_value(text[stretch.start : stretch.end], head)):
             found.setdefault(head.id, []).append((name, stretch.start, stretch.end))
     return found
+
+
+def _is_part(stretch: Tagged, heads: Sequence[Head]) -> bool:
+    """Whether the words are a finding's own: of "eye redness, fever" the eye is no fever's."""
+    place = bisect_right(heads, stretch.start, key=_start) - 1
+    return place >= 0 and stretch.end <= heads[place].end
 
 
 def _is_value(words: str, head: Head) -> bool:

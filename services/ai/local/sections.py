@@ -90,7 +90,7 @@ def _any_of(beginnings: _Beginnings) -> str:
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
-_NO_ROLES = ("tails", "letterhead", "closings")
+_NO_ROLES = ("tails", "letterhead", "titles", "closings")
 
 
 @cache
@@ -124,6 +124,14 @@ def _letterhead() -> re.Pattern[str]:
     return re.compile(rf"^[ \t]*(?={word}(?:[ \t]+{word})+[ \t]*$)[^\n]*\b(?:{named})\b[^\n]*$", re.M)
 
 
+@cache
+def _title() -> re.Pattern[str]:
+    """The first line of a paper, where it says what the paper is, "Asthma annual review", and names no examination."""
+    done = r"(?:ct|mri?|pet|x-?rays?|ultrasound|doppler|scan|ecg|ekg|echo\w*|mammogra\w+|biopsy|\w+(?:scopy|ectomy))"
+    says = one_of(rules("sections")["titles"])
+    return re.compile(rf"\s*(?![^\n]*\b{done}\b)(?=[^\n]*\b(?:{says})\b)[^\n:]{{4,90}}(?<![.:;,])$", re.I | re.M)
+
+
 @lru_cache(maxsize=_PAGES_KEPT)
 def sections(text: str, role: str = "other") -> list[Section]:
     """The sections of ``text`` from top to bottom, without gaps. The first has no heading: ``role`` is its role."""
@@ -133,6 +141,9 @@ def sections(text: str, role: str = "other") -> list[Section]:
     marks |= {match.start(): (match.start(), "other") for match in _closing().finditer(text)}
     marks |= {start: (start, "other") for start in _titles(text)}
     marks |= {match.start(): (match.end(), "other") for match in _letterhead().finditer(text)}
+    if role == "other" and (title := _title().match(text)):
+        marks[title.start()] = (title.end(), "other")
+        marks.setdefault(title.end(), (title.end(), "other"))  # a title's date is the paper's, not each result's
     for match in pattern.finditer(text):
         named = roles[" ".join(match["name"].lower().split())]
         inline = text[match.end() :].partition("\n")[0].strip()

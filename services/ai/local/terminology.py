@@ -126,7 +126,7 @@ class Terminology:
         bare = text.removesuffix("s") if len(text) > 2 else text
         if len(bare) <= _SHORT and term not in self._mixed:
             return bare.isupper()
-        return not text.islower() and sum(letter.isupper() for letter in text) * 2 >= len(bare)
+        return not text.islower() and sum(map(str.isupper, text)) * 2 >= sum(map(str.isalpha, bare))
 
     def _concept(self, row: int) -> Concept:
         if row not in self._made:

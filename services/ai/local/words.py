@@ -7,7 +7,7 @@ from functools import lru_cache
 from .tokens import apart
 
 _WORD = re.compile(r"([^\W_]+(?:['’]s\b)?)")
-_JOINS = re.compile(r"(?:[ \t\u2000-\u200a\u00a0]*[-‐‑–/+]?[ \t\u2000-\u200a\u00a0]*\n?[ \t]*)")
+_JOINS = re.compile(r"(?:['’]?[ \t\u2000-\u200a\u00a0]*[-‐‑–/+&]?[ \t\u2000-\u200a\u00a0]*\n?[ \t]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Words:
         return self.text[self.starts[place] : self.ends[place]]
 
     def joined(self, place: int) -> bool:
-        """Whether nothing but a space, hyphen, slash or one line break stands before a word."""
+        """Whether nothing but a space, apostrophe, hyphen, slash, "&" or one line break stands before a word."""
         gap = self.text[self.ends[place - 1] : self.starts[place]]
         return gap == " " or _JOINS.fullmatch(gap) is not None
 
