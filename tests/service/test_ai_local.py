@@ -279,6 +279,36 @@ async def test_titles_and_sensitivities_are_no_findings_and_shorthand_is_known(
     assert found.keys() - labelled.keys() <= {"Culture", "mixed growth", "growth"}
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "label", "assertion", "details"),
+    [
+        ("O/E: abdomen soft, non tender.", "tender", "symptom", "negated", {"site": "abdomen"}),
+        ("Calf swollen and tender, non-pitting.", "tender", "symptom", "affirmed", {}),
+        ("Known non-Hodgkin lymphoma.", "non-Hodgkin lymphoma", "disease", "affirmed", {}),
+        ("O: BP 142/90, P 84.", "P", "vital_sign", "affirmed", {"value": "84"}),
+        ("O/E: T 37.2, HR 108, sats 93% on air.", "HR", "vital_sign", "affirmed", {"value": "108"}),
+        ("Anxiety. PHQ-9 14 today.", "PHQ-9", "test", "affirmed", {"value": "14"}),
+        ("CA 125 was raised.", "CA 125", "test", "affirmed", {"value": "raised"}),
+        (
+            "DH: metformin 1g BD, no allergies.",
+            "metformin",
+            "medication",
+            "affirmed",
+            {"dose": "1g", "frequency": "BD"},
+        ),
+        ("Echo: LV dilated, mild MR.", "MR", "symptom", "affirmed", {"severity": "mild"}),
+        ("MR brain: normal.", "MR", "imaging", "affirmed", {"value": "normal"}),
+    ],
+)
+async def test_the_shorthand_of_notes(
+    text: str, words: str, label: str, assertion: str, details: dict[str, str]
+) -> None:
+    enrichment, _ = await read(f"Seen in clinic.\n{text}\n")
+    entity = named(enrichment, words)
+    assert (entity.label, entity.assertion) == (label, assertion)
+    assert {name: words for name, words in said(entity).items() if name != "time"} == details
+
+
 async def test_a_part_of_one_finding_is_no_site_of_the_next() -> None:
     enrichment, _ = await read("Eye redness for 3 days, with fever and a rash on the left hand.\n")
     assert "site" not in named(enrichment, "fever").attributes

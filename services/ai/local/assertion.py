@@ -30,6 +30,9 @@ _WORDS_OF_ITEM = 4
 """A longer one is more than an item of a list."""
 _MEANS = re.compile(r"\b(?:by|on|via|using)\s+(?:an?\s+|the\s+|her\s+|his\s+)?$", re.I)
 """What was found, or not, was found by the test that follows: it was done."""
+_SEEN = frozenset({"symptom", "disease"})
+_NON = re.compile(r"(?<!\w)non[\s-]$", re.I)
+"""Of "abdomen soft, non-tender"; where it belongs to a name, "non-Hodgkin lymphoma", the term holds it."""
 _NOT_DONE = re.compile(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", re.I)
 _PATIENT_AGAIN = re.compile(r"\b(?:patient|he|she|who)\s+(?:has|had|is|was|presented)\b", re.I)
 _FORM_SAYS_NO = re.compile(r"\s*[:=-]\s*(?:no|none|nil|negative|absent)\.?\s*", re.I)
@@ -107,6 +110,8 @@ def assertion(
     """What the page states about [start, end), which stands in this clause."""
     if label in _STANDING:
         return "affirmed"
+    if label in _SEEN and _NON.search(text, max(0, start - 5), start):
+        return "negated"
     absent = ruled_absent(text[start:end], clause, label=label)
     if kind != "context" and (absent or (cue_near(text, start, end) and not _ruled_present(clause, label=label))):
         absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))

@@ -58,6 +58,8 @@ _STREET = re.compile(
     r"(?<!\w)\d{1,4}[A-Za-z]?,?[ \t]+(?:[A-Z][a-z'’]+[ \t]+){1,3}"
     r"(?:Street|Road|Avenue|Lane|Drive|Close|Way|Crescent|Terrace|Place|Court|Gardens|Square|Boulevard)\b"
 )
+_FIGURE_AT_END = re.compile(r"\s+\d+(?:[.,]\d+)?$")
+_DEGREE_BEFORE = re.compile(r"\b(?:trivial|trace|mild|moderate|severe)(?:\s+to\s+(?:moderate|severe))?\s+$", re.I)
 _FIELD_WORDS = 3
 """Words of a line that is a field of a form: "Status: Discharged"."""
 _PROSE_FROM = 60
@@ -115,10 +117,19 @@ class TaggedDetector:
             words = _TRAILS.sub("", text[start : tagged.end])
             end = start + len(words)
             if words and not _furniture(text, start, end):
-                concept = terminology.concept(words)
+                words = _without_figure(words)
+                end, concept = start + len(words), terminology.concept(words)
                 known = concept is not None and concept.label in KIND_OF_LABEL
                 found.append(Span(start, end, concept.label if concept and known else tagged.label))
         return found
+
+
+def _without_figure(words: str) -> str:
+    """A known name without the result behind it, "PHQ-9 14"; of "CA 125" the figure is the name's."""
+    figure = _FIGURE_AT_END.search(words)
+    if figure is None or terminology.concept(words) or not terminology.concept(words[: figure.start()]):
+        return words
+    return words[: figure.start()]
 
 
 class RowDetector:
@@ -253,6 +264,10 @@ _TRAILS = re.compile(
 """What the reports' annotators at times took for a part of the finding."""
 _NO_FINDING = frozenset(
     {
+        "clear",
+        "soft",
+        "normal",
+        "unremarkable",
         "fasting",
         "random",
         "serum",
@@ -355,6 +370,8 @@ def _in_context(span: Span, page: Layout) -> Span:
         and (role == "medications" or not rows.is_row(text, span.end))
     ):
         label = "medication"
+    if text[span.start : span.end] == "MR" and _DEGREE_BEFORE.search(text, max(0, span.start - 30), span.start):
+        label = "symptom"  # mitral regurgitation: no imaging is mild
     if label == "medication" and role == "sensitivities":
         label = "test"
     if label == "disease" and _VACCINE_FOLLOWS.match(text, span.end):

@@ -5,7 +5,7 @@ A logistic model of few features: how many findings stand between, what signs an
 
 import json
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from services.ai import dates
+from services.ai import dates, dosing
 from services.ai.wire import Target
 from shared.contract.findings import AttributeName
 
@@ -47,6 +47,8 @@ _SIGNS = frozenset(
     }
 )
 """What stands between and may tell two findings apart."""
+_NO_SITE = re.compile(r"\d\.\d|\s\d|\d{3}")
+"""A figure is no part of the body; a vertebra, "L5/S1", is."""
 _REACHES = (0, 1, 2, 4, 7, 12, 1_000_000)
 """Words between, by classes."""
 _PLACES_KEPT = 16384
@@ -129,15 +131,24 @@ def linked(
         if name is None or _is_part(stretch, heads):
             continue
         head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
-        if head is not None and (name != "value" or _is_value(text[stretch.start : stretch.end], head)):
+        if head is not None and _fits(name, text[stretch.start : stretch.end], head):
             found.setdefault(head.id, []).append((name, stretch.start, stretch.end))
     return found
 
 
 def _is_part(stretch: Tagged, heads: Sequence[Head]) -> bool:
-    """Whether the words are a finding's own: of "eye redness, fever" the eye is no fever's."""
-    place = bisect_right(heads, stretch.start, key=_start) - 1
-    return place >= 0 and stretch.end <= heads[place].end
+    """Whether some of the words are a finding's own: of "eye redness, fever" the eye is no fever's."""
+    place = bisect_left(heads, stretch.end, key=_start) - 1
+    return place >= 0 and stretch.start < heads[place].end
+
+
+def _fits(name: AttributeName, words: str, head: Head) -> bool:
+    """Whether words may be what the tagger takes them for: it learnt prose, and "BD" and "T 37.2" stand in none."""
+    if name == "value":
+        return _is_value(words, head)
+    if name == "route":
+        return dosing.frequency(words) is None
+    return name != "site" or _NO_SITE.search(words) is None
 
 
 def _is_value(words: str, head: Head) -> bool:
