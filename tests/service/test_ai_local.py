@@ -259,6 +259,9 @@ async def test_a_cue_behind_a_list_speaks_of_all_of_it(text: str, assertions: di
         ("Asthma annual review 04-Nov-2024\nWheeze at night.\n", {"Wheeze": "symptom"}),
         ("CT abdomen report\nNo free fluid.\n", {"CT abdomen": "imaging", "free fluid": "symptom"}),
         ("Asthma is reviewed today.\nNo wheeze.\n", {"Asthma": "disease", "wheeze": "symptom"}),
+        ("warfarin was stopped after a review of his record\nNo bleeding.\n",
+         {"warfarin": "medication", "bleeding": "symptom"}),
+        ("Start warfarin after the clinic visit\nNo bleeding.\n", {"warfarin": "medication", "bleeding": "symptom"}),
         (
             "Culture: mixed growth\nSensitivities\n  Trimethoprim      R\n  Gentamicin        S\n",
             {"Trimethoprim": "test", "Gentamicin": "test"},
@@ -285,6 +288,8 @@ async def test_titles_and_sensitivities_are_no_findings_and_shorthand_is_known(
         ("O/E: abdomen soft, non tender.", "tender", "symptom", "negated", {"site": "abdomen"}),
         ("Calf swollen and tender, non-pitting.", "tender", "symptom", "affirmed", {}),
         ("Known non-Hodgkin lymphoma.", "non-Hodgkin lymphoma", "disease", "affirmed", {}),
+        ("Treated for non-STEMI last year.", "non-STEMI", "disease", "affirmed", {}),
+        ("She has non-small cell lung cancer.", "non-small cell lung cancer", "disease", "affirmed", {}),
         ("O: BP 142/90, P 84.", "P", "vital_sign", "affirmed", {"value": "84"}),
         ("O/E: T 37.2, HR 108, sats 93% on air.", "HR", "vital_sign", "affirmed", {"value": "108"}),
         ("Anxiety. PHQ-9 14 today.", "PHQ-9", "test", "affirmed", {"value": "14"}),

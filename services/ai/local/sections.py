@@ -126,10 +126,17 @@ def _letterhead() -> re.Pattern[str]:
 
 @cache
 def _title() -> re.Pattern[str]:
-    """The first line of a paper, where it says what the paper is, "Asthma annual review", and names no examination."""
+    """The first line of a paper, where it says what the paper is, "Asthma annual review", and names no examination.
+
+    A page may also begin in the middle of a sentence, or with an item of a list: those tell something.
+    """
     done = r"(?:ct|mri?|pet|x-?rays?|ultrasound|doppler|scan|ecg|ekg|echo\w*|mammogra\w+|biopsy|\w+(?:scopy|ectomy))"
+    tells = r"(?:was|were|is|are|has|had|will|he|she|his|her|they|please|who|which|after|for)"
     says = one_of(rules("sections")["titles"])
-    return re.compile(rf"\s*(?![^\n]*\b{done}\b)(?=[^\n]*\b(?:{says})\b)[^\n:]{{4,90}}(?<![.:;,])$", re.I | re.M)
+    return re.compile(
+        rf"\s*(?-i:(?=[A-Z\d]))(?![^\n]*\b(?:{done}|{tells})\b)(?=[^\n]*\b(?:{says})\b)[^\n:]{{4,90}}(?<![.:;,])$",
+        re.I | re.M,
+    )
 
 
 @lru_cache(maxsize=_PAGES_KEPT)
