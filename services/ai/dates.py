@@ -154,10 +154,10 @@ def _stretches(text: str) -> Iterator[tuple[int, int]]:
 
 
 def within(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The date or time of day that [start, end) is part of: the 4 of "X-ray 04/02/2025" is no value."""
+    """The date, duration or time of day that [start, end) is part of: the 4 of "X-ray 04/02/2025" is no value."""
     # A date may wrap: "on 4\nFebruary 2025".
     low, high = max(start - 30, 0), min(end + 30, len(text))
-    for pattern in (*_ABSOLUTE, _CLOCK):
+    for pattern in (*_ABSOLUTE, _CLOCK, _LASTING):
         for match in pattern.finditer(text, low, high):
             if match.start() < end and start < match.end():
                 return match.span()

@@ -288,6 +288,24 @@ async def test_titles_and_sensitivities_are_no_findings_and_shorthand_is_known(
         ("O/E: abdomen soft, non tender.", "tender", "symptom", "negated", {"site": "abdomen"}),
         ("Calf swollen and tender, non-pitting.", "tender", "symptom", "affirmed", {}),
         ("Known non-Hodgkin lymphoma.", "non-Hodgkin lymphoma", "disease", "affirmed", {}),
+        (
+            "I cannot exclude a small pulmonary embolism.",
+            "pulmonary embolism",
+            "disease",
+            "possible",
+            {"severity": "small"},
+        ),
+        (
+            "Stop indapamide, start ferrous fumarate 210mg BD.",
+            "ferrous fumarate",
+            "medication",
+            "affirmed",
+            {"dose": "210mg", "frequency": "BD"},
+        ),
+        ("Warfarin was not started.", "Warfarin", "medication", "negated", {}),
+        ("1. Anaemia ?GI bleed 2. Hyponatraemia", "GI bleed", "symptom", "possible", {}),
+        ("DVT ppx: enoxaparin 40 mg SC daily.", "DVT", "disease", "hypothetical", {}),
+        ("Repeat U&Es 1/52.", "U&Es", "test", "affirmed", {}),
         ("Treated for non-STEMI last year.", "non-STEMI", "disease", "affirmed", {}),
         ("She has non-small cell lung cancer.", "non-small cell lung cancer", "disease", "affirmed", {}),
         ("O: BP 142/90, P 84.", "P", "vital_sign", "affirmed", {"value": "84"}),
@@ -312,6 +330,11 @@ async def test_the_shorthand_of_notes(
     entity = named(enrichment, words)
     assert (entity.label, entity.assertion) == (label, assertion)
     assert {name: words for name, words in said(entity).items() if name != "time"} == details
+
+
+async def test_what_only_looks_like_a_finding_is_none() -> None:
+    enrichment, _ = await read("S: well\nO: afebrile. Lungs CTA, abdo SNT.\nA/P: metformin MR 500mg BD.\n")
+    assert [entity.text for entity in enrichment.entities] == ["afebrile", "metformin"]
 
 
 async def test_a_part_of_one_finding_is_no_site_of_the_next() -> None:

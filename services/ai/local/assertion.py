@@ -60,9 +60,9 @@ class Clause(NamedTuple):
                 after = after[said.start() :]
         return _NEAR.split(after, maxsplit=1)[0][:60]
 
-    def opens_with(self, kind: str) -> bool:
+    def opens_with(self, kind: str, side: str = "before") -> bool:
         """Whether a cue of this kind stands before the finding."""
-        return cue(kind, "before").stands(self.before, self.present_before)
+        return cue(kind, side).stands(self.before, self.present_before)
 
     def goes_on_with(self, kind: str, side: str = "after") -> bool:
         """Whether a cue of this kind stands close behind the finding."""
@@ -142,7 +142,7 @@ def _ruled_present(clause: Clause, *, label: str) -> bool:
     """Whether words beside it say that a finding may be there, whatever is absent elsewhere in its sentence."""
     if label in _TESTS:
         return _MEANS.search(clause.before) is not None
-    return clause.goes_on_with("possible")
+    return clause.goes_on_with("possible") or clause.opens_with("possible", "not_excluded")
 
 
 def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
@@ -187,7 +187,9 @@ def _doubt(clause: Clause, *, label: str) -> Assertion | None:
         return "hypothetical"
     if label in _TESTS:
         return None  # what is suspected is what the test looks for
-    if clause.before.rstrip().endswith("?") or clause.opens_with("possible") or clause.goes_on_with("possible"):
+    if clause.before.rstrip().endswith("?") or clause.opens_with("possible"):
+        return "possible"
+    if clause.opens_with("possible", "not_excluded") or clause.goes_on_with("possible"):
         return "possible"
     return None
 

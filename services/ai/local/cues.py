@@ -29,7 +29,7 @@ class Cue:
 
     def __init__(self, terms: Sequence[str], number: int, *, before_hyphens: bool = True) -> None:
         ends = r"(?!\w)" if before_hyphens else r"(?![\w-])"
-        self.pattern = re.compile(rf"(?<![\w-])(?:{one_of(terms)}){ends}", re.I)
+        self.pattern = re.compile(rf"(?:(?<![\w-])|(?!\w))(?:{one_of(terms)}){ends}", re.I)
         self.openings = [tokens(term).lower[:2] for term in terms]
         self.bit: Present = 1 << number
 

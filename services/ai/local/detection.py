@@ -60,6 +60,8 @@ _STREET = re.compile(
 )
 _FIGURE_AT_END = re.compile(r"\s+\d+(?:[.,]\d+)?$")
 _DEGREE_BEFORE = re.compile(r"\b(?:trivial|trace|mild|moderate|severe)(?:\s+to\s+(?:moderate|severe))?\s+$", re.I)
+_ITEM_FOLLOWS = re.compile(r"[.)]\s[A-Z]")
+_CHEST_BEFORE = re.compile(r"\b(?:lungs?|chest|resp|pulm)\b[\s:-]*(?:are\s+|is\s+)?$", re.I)
 _FIELD_WORDS = 3
 """Words of a line that is a field of a form: "Status: Discharged"."""
 _PROSE_FROM = 60
@@ -117,19 +119,20 @@ class TaggedDetector:
             words = _TRAILS.sub("", text[start : tagged.end])
             end = start + len(words)
             if words and not _furniture(text, start, end):
-                words = _without_figure(words)
+                words = _without_figure(words, text[end : end + 3])
                 end, concept = start + len(words), terminology.concept(words)
                 known = concept is not None and concept.label in KIND_OF_LABEL
                 found.append(Span(start, end, concept.label if concept and known else tagged.label))
         return found
 
 
-def _without_figure(words: str) -> str:
-    """A known name without the result behind it, "PHQ-9 14"; of "CA 125" the figure is the name's."""
+def _without_figure(words: str, following: str) -> str:
+    """A name without the result behind it, "PHQ-9 14", or the next item's number; of "CA 125" the figure is its own."""
     figure = _FIGURE_AT_END.search(words)
-    if figure is None or terminology.concept(words) or not terminology.concept(words[: figure.start()]):
+    if figure is None or terminology.concept(words):
         return words
-    return words[: figure.start()]
+    bare = words[: figure.start()]
+    return bare if _ITEM_FOLLOWS.match(following) or terminology.concept(bare) else words
 
 
 class RowDetector:
@@ -265,6 +268,9 @@ _TRAILS = re.compile(
 _NO_FINDING = frozenset(
     {
         "clear",
+        "ctab",
+        "nad",
+        "snt",
         "soft",
         "normal",
         "unremarkable",
@@ -317,8 +323,8 @@ def _furniture(text: str, start: int, end: int) -> bool:
 
 @lru_cache(maxsize=_WORDS_KEPT)
 def _of_a_form(words: str) -> bool:
-    # Of an allergy the substance is the finding, and terms name it.
-    if words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
+    # A letter by itself heads a part of a note: "S: … O: … A/P: …". Of an allergy terms name the substance.
+    if len(words) == 1 or words.lower() in _NO_FINDING or _NAMES_ALLERGY.search(words):
         return True
     if _COLUMNS_APART.search(words) or not _LETTER.search(words) or dates.find(words):
         return True
@@ -328,8 +334,8 @@ def _of_a_form(words: str) -> bool:
 def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
     """Whether the words mean what they mean elsewhere: not a person's title or work, an address, a specimen's tube."""
     printed, before = text[span.start : span.end], text[max(0, span.start - 80) : span.start]
-    if printed == "MR":
-        return _NAME_FOLLOWS.match(text, span.end) is None
+    if printed in ("MR", "CTA"):
+        return _is_imaging(printed, text, span)
     if printed.lower().endswith("surgery"):
         return _PLACE.search(before + printed) is None
     if span.label == "medication" and _IS_SAMPLE.search(printed):
@@ -341,6 +347,13 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
         return _TIME_OF_CARE.search(before) is None and not _is_status(_line(text, span.start))
     follows = {"disease": _OF_CARE, "symptom": _OF_CARE, "medication": _OF_SAMPLE}.get(span.label)
     return follows is None or follows.match(text, span.end) is None
+
+
+def _is_imaging(printed: str, text: str, span: Span) -> bool:
+    """Whether "MR" is no man and no tablet that works slowly, and "CTA" no chest that is clear to auscultation."""
+    if printed == "CTA":
+        return _CHEST_BEFORE.search(text, max(0, span.start - 20), span.start) is None
+    return _NAME_FOLLOWS.match(text, span.end) is None and _DOSE_FOLLOWS.match(text, span.end) is None
 
 
 def _names_a_place(span: Span, text: str) -> bool:

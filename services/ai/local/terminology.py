@@ -263,8 +263,7 @@ def compile_terms() -> dict[str, Any]:
         term = phrase(alias)
         known = terms.get(phrase(full))
         terms[term] = known if known is not None else add("disease", full, [full], coded(full), curated=True)
-        if " " not in term:
-            capitals.add(term)
+    capitals |= {phrase(alias) for alias in own["aliases"] if " " not in phrase(alias)}
     heads: dict[str, int] = {}
     for term in terms:
         beginning, length = term.split(" ", 2)[:2], term.count(" ") + 1
