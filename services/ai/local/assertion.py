@@ -12,7 +12,7 @@ from .negation import Negation, around, cue_near
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
-_PRESENT_HISTORY = re.compile(r"\b(?:hours?|days?|weeks?|months?|years?|long|short)\b[\s,-]*history of", re.I)
+_PRESENT_HISTORY = re.compile(r"\b(?:hours?|days?|weeks?|months?|years?|long|short)\b[\s,-]*(?:history|hx) of", re.I)
 _STANDING = frozenset({"age", "sex", "occupation", "background"})
 """True of the patient on the day of writing, whatever the sentence goes on to say."""
 _PASSING = frozenset({"event", "intervention"})
@@ -23,6 +23,12 @@ _VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
 _BRACKETS = re.compile(r"\([^()]*\)")
 """What a bracket closes, it keeps."""
 _NEAR = re.compile(r"[,;]")
+_NEAR_ENOUGH = 60
+"""Characters behind a finding."""
+_NOT_ON_A_DAY = re.compile(
+    r"\bnot\s+(?:on\s+)?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|the\s+(?:same\s+)?day)", re.I
+)
+"""Of a medicine that is taken on the others."""
 _LIST_GOES_ON = re.compile(r"\s*(?:,|and\b|or\b)", re.I)
 _PARTS_LIST = re.compile(r",|\b(?:and|or)\b", re.I)
 _OF_ALL = re.compile(r"\b(?:were|are|have|had)\b", re.I)
@@ -58,7 +64,7 @@ class Clause(NamedTuple):
             items = _PARTS_LIST.split(after[: said.start()])
             if all(len(item.split()) <= _WORDS_OF_ITEM for item in items):
                 after = after[said.start() :]
-        return _NEAR.split(after, maxsplit=1)[0][:60]
+        return _NEAR.split(after, maxsplit=1)[0][:_NEAR_ENOUGH]
 
     def opens_with(self, kind: str, side: str = "before") -> bool:
         """Whether a cue of this kind stands before the finding."""
@@ -140,20 +146,24 @@ def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
 
 def _ruled_present(clause: Clause, *, label: str) -> bool:
     """Whether words beside it say that a finding may be there, whatever is absent elsewhere in its sentence."""
+    if clause.opens_with("hypothetical"):
+        return True
     if label in _TESTS:
         return _MEANS.search(clause.before) is not None
+    if label == "medication" and _NOT_ON_A_DAY.search(clause.after[:_NEAR_ENOUGH]):
+        return True
     return clause.goes_on_with("possible") or clause.opens_with("possible", "not_excluded")
 
 
 def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
-    if label not in _TESTS:
+    if label not in _TESTS and label != "allergy":
         past = cue("historical", "before")
         opens = past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before))
         if opens or clause.goes_on_with("historical"):
             return "historical"
     if role == "allergies" and label in ("symptom", "disease"):
         return "historical"  # what the substance once did
-    if role == "plan" and label == "medication" and _VACCINE.search(words):
+    if role == "plan" and label == "medication" and _VACCINE.search(words) and not _DONE.search(clause.after_near):
         return "hypothetical"
     if role == "history" and kind in _PASSING and label != "clinical_event":
         return "historical"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -28,6 +28,20 @@ _ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
 _PAGES_KEPT = 64
 """Each pass asks again what the parts of a page are."""
+_INLINE = frozenset(
+    [
+        "medications",
+        "history",
+        "family",
+        "social",
+        "allergies",
+        "differential",
+        "impression",
+        "examination",
+        "assessment",
+    ]
+)
+"""Roles and names of headings that notes print inside a line, after a full stop."""
 _CONTINUED = frozenset({"medications", "history", "plan"})
 """Roles of lists that run on over the edge of a page."""
 
@@ -113,6 +127,14 @@ def _headings() -> tuple[re.Pattern[str], dict[str, str]]:
 
 
 @cache
+def _inline_headings() -> re.Pattern[str]:
+    """Headings inside a line: "PMH: atrial fibrillation. Meds: edoxaban"."""
+    names = one_of(name for name, role in _headings()[1].items() if role in _INLINE or name in _INLINE)
+    known = names.replace(WHITE_SPACE, r"[ \t]+")
+    return re.compile(rf"(?<=[.;])[ \t]+(?P<name>{known}):(?=[ \t])", re.I)
+
+
+@cache
 def _closing() -> re.Pattern[str]:
     return re.compile(rf"^[ \t]*(?:{one_of(rules('sections')['closings'])})\b[^\n]{{0,60}}$", re.I | re.M)
 
@@ -151,7 +173,7 @@ def sections(text: str, role: str = "other") -> list[Section]:
     if role == "other" and (title := _title().match(text)):
         marks[title.start()] = (title.end(), "other")
         marks.setdefault(title.end(), (title.end(), "other"))  # a title's date is the paper's, not each result's
-    for match in pattern.finditer(text):
+    for match in chain(pattern.finditer(text), _inline_headings().finditer(text)):
         named = roles[" ".join(match["name"].lower().split())]
         inline = text[match.end() :].partition("\n")[0].strip()
         if named == "other" and inline and match.group().lstrip()[0].isdigit():
