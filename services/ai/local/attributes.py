@@ -107,8 +107,9 @@ def attributes(
         if target.kind in ("event", "observation"):
             found += _described(text, target, max(previous, low), min(following, high))
         near = times[bisect_left(times, (target.start - _FAR, 0)) : bisect_right(times, (target.end + _FAR, len(text)))]
-        for often in (detail for detail in found if detail[0] == "frequency"):
-            near = [time for time in near if time[1] <= often[1] or often[2] <= time[0]]
+        # "3 times a day" is no time of day.
+        often = [detail for detail in found if detail[0] == "frequency"]
+        near = [time for time in near if all(time[1] <= start or end <= time[0] for _, start, end in often)]
         beside = ordered[max(0, index - _BESIDE) : index + _BESIDE] if near else []
         if target.kind not in _TIMED or any(name == "time" for name, _, _ in found):
             pass

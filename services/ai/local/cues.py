@@ -17,7 +17,10 @@ _STRETCHES_KEPT = 1024
 Present = int
 """Which cues a stretch of tokens may hold, a bit each."""
 _FIRST, _SECOND = 32, 64
-"""Bits up from those of cues of one token: of the first tokens of longer ones, and of their second tokens."""
+"""Bits up from those of cues of one token: of the first tokens of longer ones, and of their second tokens.
+
+So there is room for 32 cues; there are 21.
+"""
 _ALONE = (1 << _FIRST) - 1
 
 

@@ -1,7 +1,7 @@
 """Whether a finding is absent: the rules' verdict and the words around, weighed by what annotated reports taught.
 
 A logistic model. The rules alone find "negative for CD31" and call CD31 absent; the words around know better. It is
-asked where a rule or a cue says that something may be absent, one finding in five; the others are stated.
+asked where a rule or a cue says that something may be absent, one finding in three; the others are stated.
 """
 
 import json
