@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from .tokens import Tokens, tokens
 
 FILE = Path(__file__).parent / "model" / "tagger.npz"
 _WORDS_KEPT = 20_000
-"""Words whose weights are kept, 420 bytes each with 21 labels in five places."""
+"""Words whose weights are kept beside those of training, 420 bytes each with 21 labels in five places."""
+_WORDS_AT_ONCE = 1000
 _PLACES = 2 * REACH + 1
 _PAGES_KEPT = 16
 _LONGEST = 120
@@ -67,11 +69,14 @@ class Tagger:
             around[feature_rows, places] = weights[rows]
         self._around = around.reshape(len(around), -1)
         self._words: dict[str, int] = {}
-        self._kept: Matrix = np.empty((_WORDS_KEPT, _PLACES, len(labels)), np.float32)
+        self._learnt: dict[str, int] = {}
+        """The words of training: half of what a page says that the pages before it did not."""
+        self._kept: Matrix = np.empty((0, _PLACES, len(labels)), np.float32)
         """``_kept[_words[word]]``: what a word says at the places around it."""
-        self._paired: Numbers = np.empty((_WORDS_KEPT, 3), np.int64)
+        self._paired: Numbers = np.empty((0, 3), np.int64)
         """``_paired[_words[word]]``: what it is in pairs: in lower case, by its coarse cluster, and as it is."""
         self._apart, self._glued = self._pairs.numbers([str(False), str(True)])
+        self._learn()
         self.find = lru_cache(maxsize=_PAGES_KEPT)(self._find)
         """The stretches of a text that are something. Passes 1 and 2 of a page often follow each other."""
 
@@ -133,31 +138,49 @@ class Tagger:
             padded[name][at] = numbers
         return {"lower": lower, "coarse": of_cluster, **padded}
 
+    def _learn(self) -> None:
+        """Keep the words of training."""
+        names = (name.partition("=") for name in self._features)
+        words = list(dict.fromkeys(word for kind, _, word in names if kind in ("w", "W")))
+        self._make_room(len(words) + _WORDS_KEPT)
+        for first in range(0, len(words), _WORDS_AT_ONCE):
+            self._keep(words[first : first + _WORDS_AT_ONCE])
+        self._learnt = dict(self._words)
+
+    def _make_room(self, count: int) -> None:
+        """Room for so many words, those that are kept among them."""
+        kept, paired = self._kept, self._paired
+        self._kept = np.empty((count, *kept.shape[1:]), np.float32)
+        self._paired = np.empty((count, 3), np.int64)
+        self._kept[: len(kept)], self._paired[: len(paired)] = kept, paired
+
     def _of_words(self, words: Sequence[str]) -> Numbers:
         """Where in ``_kept`` the words stand."""
         new = [word for word in dict.fromkeys(words) if word not in self._words]
         if len(self._words) + len(new) > len(self._kept):
-            self._words.clear()
-            new = list(dict.fromkeys(words))
-            self._kept = np.empty((max(len(new), _WORDS_KEPT), *self._kept.shape[1:]), np.float32)
-            self._paired = np.empty((len(self._kept), 3), np.int64)
+            self._words = dict(self._learnt)
+            new = [word for word in dict.fromkeys(words) if word not in self._words]
+            if len(self._words) + len(new) > len(self._kept):
+                self._make_room(len(self._words) + len(new))
         if new:
-            known, none = self._features, len(self._features)
-            rows: list[int] = []
-            firsts: list[int] = []
-            for word in new:
-                firsts.append(len(rows))
-                rows.append(none)
-                rows += [known[name] for name in word_features(word, 0) if name in known]
-            first = len(self._words)
-            said = np.add.reduceat(self._around[rows], firsts, axis=0)
-            self._kept[first : first + len(new)] = said.reshape(len(new), *self._kept.shape[1:])
-            lower = [word.lower() if word != EDGE else None for word in new]
-            of_cluster = [coarse(word) if word else None for word in lower]
-            for column, of_pair in enumerate((lower, of_cluster, [word or None for word in new])):
-                self._paired[first : first + len(new), column] = self._pairs.numbers(of_pair)
-            self._words.update(zip(new, range(first, first + len(new)), strict=True))
+            self._keep(new)
         return np.array(list(map(self._words.__getitem__, words)))
+
+    def _keep(self, new: Sequence[str]) -> None:
+        known, none = self._features.get, len(self._features)
+        rows: list[int] = []
+        firsts: list[int] = []
+        for word in new:
+            firsts.append(len(rows))
+            rows += map(known, word_features(word, 0), repeat(none))
+        first, last = len(self._words), len(self._words) + len(new)
+        said = np.add.reduceat(self._around.take(rows, axis=0), firsts, axis=0)
+        self._kept[first:last] = said.reshape(len(new), *self._kept.shape[1:])
+        lower = [word.lower() if word != EDGE else None for word in new]
+        of_cluster = [coarse(word) if word else None for word in lower]
+        for column, of_pair in enumerate((lower, of_cluster, [word or None for word in new])):
+            self._paired[first:last, column] = self._pairs.numbers(of_pair)
+        self._words.update(zip(new, range(first, last), strict=True))
 
 
 def runs_of(found: Tokens, text: str) -> list[tuple[int, int]]:
