@@ -10,7 +10,7 @@ from services.ai.local import linking as runtime_linking
 from services.ai.local import negation as runtime_negation
 from services.ai.local import tagger as runtime_tagger
 
-from . import corpus, linking, negation, tagger
+from . import corpus, local, negation
 
 
 def main() -> None:
@@ -18,9 +18,10 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="a folder of brat files, or of .jsonl")
     documents = corpus.read(parser.parse_args().corpus)
     began = time.monotonic()
-    _write(runtime_tagger.FILE, tagger.train(documents).packed())
-    _write(runtime_negation.FILE, _json({"threshold": negation.THRESHOLD, "weights": negation.train(documents)}))
-    _write(runtime_linking.FILE, _json({"weights": linking.train(documents)}))
+    trained = local.train(documents)
+    _write(runtime_tagger.FILE, trained.tagger.packed())
+    _write(runtime_negation.FILE, _json({"threshold": negation.THRESHOLD, "weights": trained.negation}))
+    _write(runtime_linking.FILE, _json({"weights": trained.linking}))
     sys.stdout.write(f"{len(documents)} documents, {time.monotonic() - began:.0f} s\n")
 
 

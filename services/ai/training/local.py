@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from services.ai.local.engine import Engine
 from services.ai.local.linking import Linking
@@ -14,13 +15,22 @@ FOLDS = 5
 _SEED = 7
 
 
-def train(documents: Sequence[Document]) -> Engine:
-    """An engine that has seen these documents and no others."""
-    return Engine(
-        tagger.train(documents).tagger(),
-        Negation(negation.train(documents), negation.THRESHOLD),
-        Linking(linking.train(documents)),
-    )
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What documents teach; it may go from one process to another, which an engine can't."""
+
+    tagger: tagger.Weights
+    negation: dict[str, float]
+    linking: dict[str, float]
+
+    def engine(self) -> Engine:
+        """Ready for use."""
+        return Engine(self.tagger.tagger(), Negation(self.negation, negation.THRESHOLD), Linking(self.linking))
+
+
+def train(documents: Sequence[Document]) -> Trained:
+    """The models that have seen these documents and no others."""
+    return Trained(tagger.train(documents), negation.train(documents), linking.train(documents))
 
 
 def folds(documents: Sequence[Document]) -> Iterator[tuple[list[Document], list[Document]]]:
