@@ -1,6 +1,7 @@
 """Dates as records print them → ISO 8601 to the precision that is known. What cannot be known stays unresolved."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -40,6 +41,7 @@ _NO_YEAR = re.compile(
     re.I,
 )
 _CLOCK = re.compile(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?\b")
+_CLOCKS = len("00:00:00")
 _YEAR = re.compile(
     r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
@@ -155,12 +157,13 @@ def _stretches(text: str) -> Iterator[tuple[int, int]]:
 
 def within(text: str, start: int, end: int) -> tuple[int, int] | None:
     """The date, duration or time of day that [start, end) is part of: the 4 of "X-ray 04/02/2025" is no value."""
-    # A date may wrap: "on 4\nFebruary 2025".
-    low, high = max(start - 30, 0), min(end + 30, len(text))
-    for pattern in (*_ABSOLUTE, _CLOCK, _LASTING):
-        for match in pattern.finditer(text, low, high):
-            if match.start() < end and start < match.end():
-                return match.span()
+    dated = find(text)
+    place = bisect_left(dated, (end, 0)) - 1
+    if place >= 0 and start < dated[place][1]:
+        return dated[place]
+    for match in _CLOCK.finditer(text, max(start - _CLOCKS, 0), min(end + _CLOCKS, len(text))):
+        if match.start() < end and start < match.end():
+            return match.span()
     return None
 
 

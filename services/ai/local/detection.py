@@ -423,15 +423,19 @@ def _patterns(*, before_terms: bool, in_headings: bool) -> dict[str, list[_Patte
 @lru_cache(maxsize=65536)
 def _label_by_ending(word: str) -> str | None:
     """What a word is that no list holds: "-ectomy" is a procedure."""
+    any_ending, endings = _endings()
+    if any_ending.fullmatch(word) is None:
+        return None
     return next(
-        (label for label, ending, exceptions in _endings() if ending.fullmatch(word) and word not in exceptions), None
+        (label for label, ending, exceptions in endings if ending.fullmatch(word) and word not in exceptions), None
     )
 
 
 @cache
-def _endings() -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
-    return [
+def _endings() -> tuple[re.Pattern[str], list[tuple[str, re.Pattern[str], frozenset[str]]]]:
+    """A pattern for all of them at once, since most words have none, and each with its label and exceptions."""
+    told = [rule for rule in rules("patterns")["pattern"] if "ending" in rule]
+    return re.compile(rf"\w{{3,}}(?:{'|'.join(rule['ending'] for rule in told)})", re.I), [
         (rule["label"], re.compile(rf"\w{{3,}}{rule['ending']}", re.I), frozenset(rule.get("except", ())))
-        for rule in rules("patterns")["pattern"]
-        if "ending" in rule
+        for rule in told
     ]

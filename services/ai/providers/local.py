@@ -4,8 +4,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pydantic import BaseModel
-
 from services.ai.local.engine import ENGINE_VERSION, Engine, load
 from services.ai.wire import Inputs, NarrateInputs
 
@@ -41,7 +39,9 @@ class LocalProvider:
         """
         started = time.monotonic()
         loop = asyncio.get_running_loop()
-        engine = self._engine or await loop.run_in_executor(_THREAD, load)
+        engine = self._engine
+        if engine is None:
+            engine = await loop.run_in_executor(_THREAD, load)
         if _is_long(inputs):
             parsed = await loop.run_in_executor(_THREAD, engine.answer, inputs)
         else:
