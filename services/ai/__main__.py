@@ -19,8 +19,8 @@ from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
 
 SWITCH_SECONDS = 0.0005
-"""For so long the local engine's thread goes on while the loop has something to do: by default ten times as long, which
-each of the twenty turns of a pass would wait for."""
+"""For so long the thread that reads a long page goes on while the loop has something to do: by default ten times as
+long, which each of the twenty turns of a pass would wait for."""
 
 
 def main() -> None:

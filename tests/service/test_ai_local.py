@@ -1,15 +1,22 @@
 """The engine that needs no key: what it finds on a few pages of our own."""
 
+import asyncio
 import subprocess
 import sys
+import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from services.ai import dates, dosing, passes, units
-from services.ai.local import terminology
+from services.ai.local import engine, terminology
+from services.ai.local.engine import Engine
 from services.ai.local.words import words as words_of
-from services.ai.providers import open_provider
+from services.ai.providers import Task, open_provider
+from services.ai.providers.local import LocalProvider
+from services.ai.wire import DetectInputs, Inputs, Mentions, Passage
 from shared.contract.findings import Enrichment, Entity, Narration
 from shared.contract.pages import Page
 
@@ -720,3 +727,41 @@ async def test_what_is_excluded_stopped_or_booked_is_not_what_the_patient_has() 
         "amlodipine": "historical",
         "Live vaccines": "negated",
     }
+
+
+async def test_the_event_loop_has_a_turn_between_two_pages_and_a_long_page_is_read_beside_it() -> None:
+    """Forty pages wait for their answers; a heartbeat waits for one of them at most."""
+    turns = 0
+    at_answer: list[tuple[int, bool]] = []
+
+    class Watched(Engine):
+        def answer(self, inputs: Inputs) -> BaseModel:
+            at_answer.append((turns, threading.current_thread() is threading.main_thread()))
+            return super().answer(inputs)
+
+    async def beat() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    models = engine.load()
+    provider = LocalProvider(Watched(models.tagger, models.negation, models.linking))
+
+    async def asked(text: str) -> int:
+        inputs = DetectInputs(passage=Passage(page=1, start=0, text=text))
+        return len((await provider.complete(Task.DETECT, inputs, Mentions)).parsed.mentions)
+
+    heart = asyncio.create_task(beat())
+    found = await asyncio.gather(*[asked(LETTER) for _ in range(40)])
+    in_loop, at_answer = at_answer, []
+    long = await asked(LETTER * 40)
+    heart.cancel()
+
+    assert len(set(found)) == 1
+    assert found[0] > 10
+    assert [here for _, here in in_loop] == [True] * 40
+    beats = [turn for turn, _ in in_loop]
+    assert all(before < after for before, after in pairwise(beats))
+    assert [here for _, here in at_answer] == [False]
+    assert long > 10 * found[0]
