@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -31,7 +31,11 @@ _DAY_MONTH = re.compile(
     rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?[\s-]+(?:of\s+)?(?P<month>{_MONTH})\.?,?[\s-]+(?P<y>{_ANY_YEAR})\b", re.I
 )
 _MONTH_DAY = re.compile(rf"\b(?P<month>{_MONTH})\.?\s+(?P<d>\d\d?)(?:st|nd|rd|th)?,?\s+(?P<y>(?:19|20)\d\d)\b", re.I)
-_MONTH_YEAR = re.compile(rf"\b(?P<month>{_MONTH})\.?,?[\s-]+(?:of\s+)?(?P<y>(?:19|20)\d\d)\b", re.I)
+_MONTH_YEAR = re.compile(
+    rf"\b(?P<month>{_MONTH})\.?,?[\s-]+(?:of\s+)?(?P<y>(?:19|20)\d\d)\b"
+    r"|(?<![\d/.-])(?P<number>0?[1-9]|1[0-2])/(?P<y2>(?:19|20)\d\d)\b(?!/)",
+    re.I,
+)
 _NUMERIC = re.compile(r"\b(?P<a>\d\d?)(?P<sep>[/.-])(?P<b>\d\d?)(?P=sep)(?P<y>(?:19|20)\d\d|\d\d)\b")
 # "2 Sep", "September 5": the year is the document's. "may" and "mar" are words too where they are not capitalised.
 _MONTH_NAME = r"(?-i:(?=[A-Z]))" + _MONTH
@@ -46,7 +50,7 @@ _YEAR = re.compile(
     r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
     # "Appendicectomy 1968.", "CABG (2015)": after a word, and nothing measured behind it.
-    r"|(?<=[a-zA-Z][ (])(?P<after>(?:19|20)\d\d)(?=[,.;)](?!\d)|[ \t]*$)",
+    r"|(?<=[a-zA-Z][ (])(?P<after>(?:19|20)\d\d)(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:for|due|following|[-–])[ \t])",
     re.I | re.M,
 )
 _AGO = re.compile(
@@ -56,22 +60,32 @@ _LATER = re.compile(
     rf"\b(?:{_COUNT}\s+(?:hour|day|week|month|year)s?\s+(?:later|after)|(?:next|following)\s+day)\b", re.I
 )
 _DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
+_SINCE_DAY = re.compile(
+    r"\b(?:since|last)\s+(?:last\s+)?(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?day\b", re.I
+)
+_PAST = re.compile(
+    r"\b(?:over|in|during|for|within)\s+(?:the\s+)?(?:past|last)\s+(?P<unit>hour|day|week|month|year)\b", re.I
+)
 # "twice a day" is a frequency and "in 6 weeks" a date to come: neither lasts.
 _LASTING = re.compile(
     rf"(?<!\bin )(?<!\bat )(?<!\bevery )(?<!times )(?<![-–>/])(?:\b|(?<=x))(?P<n>(?!an?\b){_COUNT})[\s-]+"
     r"(?P<unit>hour|day|week|month|year|hr|wk|mth|mo|yr)s?\b"
-    r"|(?<!\bin )\b(?<![.\d])(?P<hours>\d{1,3})\s?(?-i:h)\b(?!\s?/)"
+    r"|(?<!\bin )(?<!\bat )\b(?<![./\d])(?P<hours>\d{1,3})\s?(?-i:h)\b(?!\s?/)"
     # "3/7", "6/52", "3/12": days, weeks, months; the last may be a day in December and needs a word beside it.
     r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
     r"|(?<=\bfor )(?P<months>\d{1,2})/12(?![\d/])",
     re.I,
 )
+_SHORTHAND = re.compile(r"(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>12|24)(?![\d/])")
+"""Months and hours of a country that does not write months before days."""
+_EYESIGHT = re.compile(r"(?<![\d/])[36]/(?:5|6|9|18|36|60)(?![\d/])|\b(?:VA|acuity|vision)\b")
+"""Where "6/12" is what somebody reads off a chart."""
 _BIRTH = re.compile(r"(?:\bd\.?o\.?b\.?\b|\bborn\b|\bdate of birth\b|\bbirth ?date\b)[^\n]{0,20}$", re.I)
 _OWN_DATE = re.compile(
     r"(?:\b(?:date of (?:report|referral|discharge|visit|service|letter|collection|admission|examination|exam"
     r"|consultation)"
     r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
-    r"|clinic|referral|consult|consultation|encounter|review)"
+    r"|clinic|referral|consult|consultation|encounter|entry|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
     r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
     re.I,
@@ -85,34 +99,41 @@ _PERIODS |= {
     "yr": _PERIODS["year"],
 }
 _DAY_FIRST = re.compile(
-    r"\b(?:NHS|GP|A&E|U&Es?|FBC|LFTs|TTOs?|TDS|QDS|mane|nocte|\w*haem\w+|\w+aemia|o?edema(?<=oedema)|diarrhoea|paracetamol|salbutamol"
-    r"|tumour|anaesthe\w+|Mr|Mrs)\b(?!\.)"
+    r"(?<![\d/])\d{1,2}/(?:7|52)(?![\d/])|\b(?:NHS|GP|A&E|U&Es?|FBC|LFTs|TTOs?|TDS|QDS|mane|nocte|\w*haem\w+|\w+aemia|o?edema(?<=oedema)|diarrhoea|paracetamol|salbutamol"
+    r"|tumour|anaesthe\w+|gynae\w*|paediatric\w*|orthopaedic\w*|oesophag\w*|centre|litres?|programme|Infirmary|Surgery"
+    r"|physio|thyroxine|VIC|NSW|QLD|Ireland|Dublin|Cork|Scotland|Wales|England|Australia|Mr|Mrs)\b(?!\.)"
 )
 _MONTH_FIRST = re.compile(
     r"\b(?:MRN|ER|CBC|CMP|BMP|EKG|M\.D|\w*hemo(?:globin|rrhag)\w*|\w+[^a]emia|diarrhea|acetaminophen|albuterol|tumor|anesthe\w+"
-    r"|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP)\b"
+    r"|gynecolog\w+|pediatric\w*|orthopedic\w*|esophag\w+|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP|[A-Z]{2} \d{5})\b"
 )
 """Words of countries that write 3 April as 03/04, and of those that write it as 04/03."""
 _OPENING = re.compile(r"(?<!\d)\d|\b[A-Za-z]+")
 _COUNTS = re.compile(
-    r"(?:19|20)\d\d|\d\d?([/.-])\d\d?\1\d|\d\d?/(?:7|52|12)(?!\d)"
+    r"(?:19|20)\d\d|\d\d?([/.-])\d\d?\1\d|\d\d?/(?:7|52|12|24|(?:19|20)\d\d)(?!\d)"
     rf"|(?:\d{{1,3}}(?:st|nd|rd|th)?|[a-z]+)[\s-]*(?:of\s+)?(?:{'|'.join(_MONTHS)}|day|week|month|year|h|wk|mth|mo|yr)",
     re.I,
 )
 """What a number or numeral goes on with where it may be of a date: most are of results, and say "a" of anything."""
 _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys("0123456789", (
-        _ISO, _DAY_MONTH, _NUMERIC, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING
+        _ISO, _DAY_MONTH, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING, _SHORTHAND
     )),
     **dict.fromkeys(_NUMERALS, (_AGO, _LATER, _LASTING)),
     **dict.fromkeys((*_MONTHS, *_MONTH_NAMES), (_MONTH_DAY, _MONTH_YEAR, _NO_YEAR)),
-    **dict.fromkeys(("in", "since", "from", "until", "during", "circa", "year"), (_YEAR,)),
+    **dict.fromkeys(("from", "until", "circa", "year"), (_YEAR,)),
+    **dict.fromkeys(("in", "during"), (_YEAR, _PAST)),
+    **dict.fromkeys(("over", "for", "within"), (_PAST,)),
+    "since": (_YEAR, _SINCE_DAY),
     **dict.fromkeys(("next", "following"), (_LATER,)),
-    **dict.fromkeys(("today", "yesterday", "last"), (_DEIXIS,)),
+    **dict.fromkeys(("today", "yesterday"), (_DEIXIS,)),
+    "last": (_DEIXIS, _SINCE_DAY),
 }  # fmt: skip
 """A date's first digit or word → the patterns that may begin there."""
 _COUNTING = frozenset({*"0123456789", *_NUMERALS})
 _ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEKDAY_BEFORE = re.compile(r"\b(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?(?:day)?,?\s+$", re.I)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
 _BESIDE = 15
@@ -152,7 +173,20 @@ def _stretches(text: str) -> Iterator[tuple[int, int]]:
         for pattern in _BY_OPENING.get(word, ()):
             if start >= ends.get(pattern, 0) and (match := pattern.match(text, start)):
                 ends[pattern] = match.end()
-                yield match.span()
+                if pattern is not _SHORTHAND or _writes_shorthand(text):
+                    yield match.span()
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _writes_shorthand(text: str) -> bool:
+    """Whether "6/12" is six months: not where months stand before days, nor where eyesight is tested."""
+    return _order([text]) is True and _EYESIGHT.search(text) is None
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def told(text: str) -> list[tuple[int, int]]:
+    """What ``find`` finds, without dates of birth: they are no finding's."""
+    return [span for span in find(text) if not _BIRTH.search(text, max(0, span[0] - 40), span[0])]
 
 
 def within(text: str, start: int, end: int) -> tuple[int, int] | None:
@@ -170,23 +204,45 @@ def within(text: str, start: int, end: int) -> tuple[int, int] | None:
 @lru_cache(maxsize=_TEXTS_KEPT)
 def lasts(text: str) -> bool:
     """Whether a time says for how long, not when."""
-    return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS))
+    if _PAST.search(text):
+        return True
+    return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS, _SINCE_DAY))
 
 
 def calendar(texts: Iterable[str]) -> Calendar:
     """Read a document's own date and its order of day and month from its pages' texts."""
     pages = list(texts)
-    numeric = [(int(match["a"]) > 12, int(match["b"]) > 12) for text in pages for match in _NUMERIC.finditer(text)]
-    orders = {first for first, second in numeric if first != second}
-    day_first = next(iter(orders)) if len(orders) == 1 else None
-    if numeric and not orders:
-        day_first = _of_country(pages)
+    day_first = _order(pages)
     own = None
     for text in pages:
         own = own or _own_date(text, day_first, labelled=True)
     if own is None and pages:
         own = _own_date(pages[0], day_first, labelled=False)
     return Calendar(own, day_first)
+
+
+def _order(pages: Sequence[str]) -> bool | None:
+    """Whether a day stands before its month: as one date or weekday shows, or as the country of the words does."""
+    orders = {
+        first for text in pages for match in _NUMERIC.finditer(text) if (first := _shows_order(text, match)) is not None
+    }
+    return next(iter(orders)) if len(orders) == 1 else None if orders else _of_country(pages)
+
+
+def _shows_order(text: str, match: re.Match[str]) -> bool | None:
+    """Of 13/02 the day stands first; of "Thursday 05/06/2025" too: the sixth of May was a Tuesday."""
+    first, second = int(match["a"]), int(match["b"])
+    if (first > 12) != (second > 12):
+        return first > 12
+    stated = _WEEKDAY_BEFORE.search(text, max(0, match.start() - 12), match.start())
+    if stated is None or first == second:
+        return None
+    weekday, year = _WEEKDAYS.index(stated["weekday"].lower()), _year(match["y"])
+    fits = [
+        iso is not None and date.fromisoformat(iso).weekday() == weekday
+        for iso in (_iso(year, second, first), _iso(year, first, second))
+    ]
+    return fits[0] if fits[0] != fits[1] else None
 
 
 def _of_country(pages: Iterable[str]) -> bool | None:
@@ -237,17 +293,40 @@ def _without_year(text: str, own: str | None) -> str | None:
 
 
 def _relative(text: str, known: Calendar) -> str | None:
-    if match := _AGO.search(text):
-        return _back(known.own, _count(match["n"]), match["unit"].lower())
-    if _LATER.search(text):
-        return None  # later than what, only the reader knows
-    if match := _DEIXIS.search(text):
-        word = re.sub(r"\s+", " ", match["word"].lower())
-        days = {"today": 0, "yesterday": 1}.get(word)
-        return _back(known.own, days, "day") if days is not None else _back(known.own, 1, word.split()[1])
-    if match := _LASTING.search(text):
-        return _period(match)
+    for pattern, resolved in _RELATIVES:
+        if match := pattern.search(text):
+            return resolved(match, known)
     return None
+
+
+def _deictic(match: re.Match[str], known: Calendar) -> str | None:
+    word = re.sub(r"\s+", " ", match["word"].lower())
+    days = {"today": 0, "yesterday": 1}.get(word)
+    return _back(known.own, days, "day") if days is not None else _back(known.own, 1, word.split()[1])
+
+
+def _abbreviated(match: re.Match[str], known: Calendar) -> str | None:
+    unit = "month" if match["whole"] == "12" else "hour"
+    return _PERIODS[unit].format(match["part"]) if known.day_first else None
+
+
+_RELATIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Calendar], str | None]], ...] = (
+    (_AGO, lambda match, known: _back(known.own, _count(match["n"]), match["unit"].lower())),
+    (_LATER, lambda *_: None),  # later than what, only the reader knows
+    (_PAST, lambda match, _: _PERIODS[match["unit"].lower()].format(1)),
+    (_SINCE_DAY, lambda match, known: _last(known.own, _WEEKDAYS.index(match["weekday"].lower()))),
+    (_DEIXIS, _deictic),
+    (_LASTING, lambda match, _: _period(match)),
+    (_SHORTHAND, _abbreviated),
+)
+
+
+def _last(own: str | None, weekday: int) -> str | None:
+    """The weekday before a document's own date."""
+    if own is None:
+        return None
+    day = date.fromisoformat(own)
+    return (day - timedelta(days=(day.weekday() - weekday - 1) % 7 + 1)).isoformat()
 
 
 def _period(match: re.Match[str]) -> str:
@@ -269,7 +348,7 @@ def _absolute(text: str, day_first: bool | None) -> str | None:
     if match := _NUMERIC.search(text):
         return _numeric(match, day_first)
     if match := _MONTH_YEAR.search(text):
-        return f"{_year(match['y'])}-{_month(match['month']):02}"
+        return f"{match['y'] or match['y2']}-{match['number'] or _month(match['month']):0>2}"
     if match := _YEAR.search(text.strip()):
         return match["y"] or match["alone"] or match["after"]
     return None

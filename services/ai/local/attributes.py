@@ -46,17 +46,29 @@ _COMPARED = re.compile(
     r"\b(?:compared\s+(?:with|to)|previously|formerly|(?:up|down|increased|decreased)\s+from)\b", re.I
 )
 _OPENS = re.compile(
-    r"[\s•*–|-]*(?:\d{1,2}[.)]\s+)?(?:(?:on|in|at|since|around|about|by|approximately)\s+)?(?:the\s+)?", re.I
+    r"[\s•*–|-]*(?:\d{1,2}[.)]\s+)?(?:(?:on|in|at|since|around|about|by|approximately|for|over|during|within)\s+)?(?:the\s+)?"
+    r"(?:(?:past|last|previous)\s+)?",
+    re.I,
 )
+_JOINS = re.compile(r"\s*(?:,?\s*(?:and|&|\+|/)|,)\s*", re.I)
+"""What stands between the items of a list."""
+_LAST_JOINS = re.compile(r"\s*,?\s*(?:and|&|\+)\s*", re.I)
+_DONE_FOR = re.compile(r"\s+(?:for|due to|because of)\s+(?:an?\s+|the\s+)?", re.I)
+_HEADS = re.compile(r"\s?\)?\s?:")
+_APART = re.compile(r"[,.;:(\n]|\s[-–]\s|\s{3}")
+_OVER_THE_PAST = re.compile(r"\b(?:over|for|in|during|within)\s+the\s+(?:past|last)\s+$", re.I)
+_DASH = re.compile(r"\)?\s+[-–]\s")
 _HISTORY_OF = re.compile(r"[\s-]*(?:(?:history|hx|course|episode|duration)\s+)?of\b|[\s-]*h/o\b", re.I)
 _PRESENTS_WITH = re.compile(r"\s*(?:with|complaining of|c/o|for|due to|because of)\b", re.I)
 _STATED_FOR = re.compile(r"\b(negative|positive)\s+for\b", re.I)
-_PRESENTED = re.compile(r"\b(?:present(?:s|ed|ing)|admitted|seen|attended)\s+(?:on\s+)?$", re.I)
+_PRESENTED = re.compile(r"\b(?:present(?:s|ed|ing)|admitted|seen|attended|came\s+in)\s+(?:on\s+)?$", re.I)
 _DOSE_BEFORE = re.compile(r"(?:\s+of)?\s*$")
 _FAR = 400
 """Characters between a finding and its date; a longer sentence is a page without stops."""
 _BESIDE = 40
 """Findings on either side that may stand between a finding and its date."""
+_BESIDE_TEST = 4
+"""Characters between a test and its date: "US on 3/5/2025"."""
 _REACH = 90
 """Characters after a medicine in which its dose, route and frequency stand; a longer line belongs to something else."""
 
@@ -80,7 +92,7 @@ def attributes(
     table = {row.name[0]: row for row in rows.rows(text)}
     ordered = sorted(targets, key=lambda target: target.start)
     starts = [target.start for target in ordered]
-    times = dates.find(text)
+    times = dates.told(text)
     for index, target in enumerate(ordered):
         low, high = sentence(edges, target.start)
         after = bisect_left(starts, target.end, index + 1)
@@ -249,37 +261,74 @@ def _nearest(
     stated = next((span for span in times if label and span[0] == label.end()), None)
     if stated:
         return stated
-    inside = []
+    near = []
     for start, end in times:
         if start < low or end > high or (start < target.end and target.start < end):
             continue
         lasting = dates.lasts(text[start:end])
         if _NOT_WHEN.search(text, max(low, start - 20), start) or (lasting and target.label == "clinical_event"):
             continue
-        if target.end <= start and _COMPARED.search(text, target.end, start):
-            continue
-        # "asthma, presenting with a 2 day history of wheeze", "obesity, who presented on 13 April with chest pain".
-        onward = (lasting and _HISTORY_OF.match(text, end)) or (
-            _PRESENTED.search(text, low, start) and _PRESENTS_WITH.match(text, end)
-        )
-        if onward:
-            if target.start >= end:
-                inside.append((lasting, target.start - end, (start, end)))
-            elif target.label != "clinical_event":
-                continue
-        leads = _OPENS.fullmatch(text, low, start) is not None
-        if target.start >= end:
-            if not (
-                _HISTORY_OF.match(text, end)
-                or _heads(text, end, target, times)
-                or (_free(others, end, target.start) and (leads or _close(text, end, target)))
-            ):
-                continue
-        elif leads or not _free(others, target.end, start):
-            continue
-        inside.append((lasting, min(abs(start - target.end), abs(target.start - end)), (start, end)))
+        belongs = _belongs_before if target.end <= start else _belongs_behind
+        if belongs(text, target, (start, end), others, low=low, lasting=lasting):
+            near.append((lasting, min(abs(start - target.end), abs(target.start - end)), (start, end)))
     # A day before a duration: "X-ray at six weeks, on 21 October 2025".
-    return min(inside, default=(False, 0, None))[2]
+    return min(near, default=(False, 0, None))[2]
+
+
+def _belongs_before(
+    text: str, target: Target, time: tuple[int, int], others: Sequence[Target], *, low: int, lasting: bool
+) -> bool:
+    """Whether a time is of a finding that stands before it."""
+    start = time[0]
+    if _COMPARED.search(text, target.end, start) or _opens(text, low, start, lasting=lasting):
+        return False
+    if target.label != "clinical_event" and (
+        _points_onward(text, low, time, lasting=lasting) or _is_of_care(text, low, start)
+    ):
+        return False
+    if _free(others, target.end, start):
+        return not _is_reason(text, target, others)
+    return _shared(text, target, others, start) or _is_explained(text, target, others, start)
+
+
+def _belongs_behind(
+    text: str, target: Target, time: tuple[int, int], others: Sequence[Target], *, low: int, lasting: bool
+) -> bool:
+    """Whether a time is of a finding that stands behind it."""
+    start, end = time
+    if _points_onward(text, low, time, lasting=lasting) or _HISTORY_OF.match(text, end):
+        return True
+    if _heads(text, time, target, others, lasting=lasting):
+        return True
+    opens = _opens(text, low, start, lasting=lasting)
+    if _free(others, end, target.start):
+        return (opens or _close(text, end, target)) and (lasting or not _DONE_FOR.fullmatch(text, end, target.start))
+    return lasting and opens and _listed(text, others, end, target.start)
+
+
+def _opens(text: str, low: int, start: int, *, lasting: bool) -> bool:
+    """Whether a time is what its clause begins with; a duration may also stand behind a colon."""
+    colon = text.rfind(":", low, start) + 1 if lasting else 0
+    return _OPENS.fullmatch(text, max(low, colon), start) is not None
+
+
+def _points_onward(text: str, low: int, time: tuple[int, int], *, lasting: bool) -> bool:
+    """Whether a time is of what follows, wherever in its sentence it stands.
+
+    "asthma, presenting with a 2 day history of wheeze"; "obesity, who presented on 13 April with chest pain"; "well
+    until, over the past six weeks, swelling".
+    """
+    start, end = time
+    if lasting and (
+        _HISTORY_OF.match(text, end) or (text[end : end + 1] == "," and _OVER_THE_PAST.search(text, low, start))
+    ):
+        return True
+    return _is_of_care(text, low, start) and _PRESENTS_WITH.match(text, end) is not None
+
+
+def _is_of_care(text: str, low: int, start: int) -> bool:
+    """Whether a day is that on which somebody came."""
+    return _PRESENTED.search(text, low, start) is not None
 
 
 def _free(others: Sequence[Target], start: int, end: int) -> bool:
@@ -287,12 +336,58 @@ def _free(others: Sequence[Target], start: int, end: int) -> bool:
     return not any(start <= other.start and other.end <= end and other.label != "clinical_event" for other in others)
 
 
-def _heads(text: str, end: int, target: Target, times: Sequence[tuple[int, int]]) -> bool:
-    """Whether a date with a colon dates all that follows in its sentence: "ECG on 3 May 2025: sinus rhythm, …"."""
-    return text[end : end + 1] == ":" and not any(end <= other < target.start for other, _ in times)
+def _inside(others: Sequence[Target], start: int, end: int) -> list[Target]:
+    return [other for other in others if start <= other.start and other.end <= end]
+
+
+def _listed(text: str, others: Sequence[Target], start: int, end: int) -> bool:
+    """Whether nothing but the items of a list stands between: "2/52 otalgia + reduced hearing"."""
+    inside = _inside(others, start, end)
+    if not inside or text[start : inside[0].start].strip():
+        return False
+    following = [*(other.start for other in inside[1:]), end]
+    return all(_JOINS.fullmatch(text, other.end, after) for other, after in zip(inside, following, strict=True))
+
+
+def _shared(text: str, target: Target, others: Sequence[Target], start: int) -> bool:
+    """Whether a date behind a list is of all its items: "FBC and U&Es on 30 June", of like items with a last "and"."""
+    inside = _inside(others, target.end, start)
+    if not inside or any(other.label != target.label for other in inside):
+        return False
+    ends = [target.end, *(other.end for other in inside)]
+    joins = list(zip(ends, (other.start for other in inside), strict=False))
+    return all(_JOINS.fullmatch(text, *join) for join in joins) and _LAST_JOINS.fullmatch(text, *joins[-1]) is not None
+
+
+def _is_reason(text: str, target: Target, others: Sequence[Target]) -> bool:
+    """Whether a finding is why something was done, and what follows the day of that: "ablation for SVT in 2018"."""
+    return any(
+        other.label == "procedure" and _DONE_FOR.fullmatch(text, other.end, target.start) is not None
+        for other in others
+    )
+
+
+def _is_explained(text: str, target: Target, others: Sequence[Target], start: int) -> bool:
+    """Whether nothing but its reason stands between what was done and the day of it."""
+    inside = _inside(others, target.end, start)
+    explains = len(inside) == 1 and target.label == "procedure"
+    return explains and _DONE_FOR.fullmatch(text, target.end, inside[0].start) is not None
+
+
+def _heads(text: str, time: tuple[int, int], target: Target, others: Sequence[Target], *, lasting: bool) -> bool:
+    """Whether a time is of all that follows in its sentence: "ECG on 3 May 2025: sinus rhythm, …".
+
+    With a dash it is where a test is what it stands behind: "US 3/5/2025 - gallstones, …". A duration behind a finding
+    is that finding's alone: "LUTS 6/12: nocturia".
+    """
+    start, end = time
+    beside = next((other for other in others if 0 <= start - other.end <= _BESIDE_TEST), None)
+    if _HEADS.match(text, end):
+        return not (lasting and beside)
+    return beside is not None and beside.label in MEASURED and _DASH.match(text, end) is not None
 
 
 def _close(text: str, end: int, target: Target) -> bool:
     """Whether a duration qualifies the finding: "a two-week cough", "5 days of severe pain"."""
     between = text[end : target.start]
-    return len(between.split()) <= 2 and not re.search(r"[,.;:\n]", between)
+    return len(between.split()) <= 2 and not _APART.search(between)

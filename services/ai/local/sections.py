@@ -23,7 +23,10 @@ _COLUMNS = re.compile(
     rf"|{_DATE_CELL}(?![\w/.-]))[ \t|/()]*){{2,}}$",
     re.M,
 )
-_TAIL_DATE = r"(?:\d{1,2}(?:st|nd|rd|th)?[ /.-])?(?:\d{1,2}|[A-Z][a-z]{2,8})[ /.-](?:19|20)?\d\d"
+_TAIL_DATE = (
+    r"\(?(?:(?:\d{1,2}(?:st|nd|rd|th)?[ /.-])?(?:\d{1,2}|[A-Z][a-z]{2,8})[ /.-](?:19|20)?\d\d"
+    r"|[A-Z][a-z]{2,8} \d{1,2},? (?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d)\)?"
+)
 _ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
 _PAGES_KEPT = 64
