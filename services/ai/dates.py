@@ -41,16 +41,17 @@ _NUMERIC = re.compile(r"\b(?P<a>\d\d?)(?P<sep>[/.-])(?P<b>\d\d?)(?P=sep)(?P<y>(?
 _MONTH_NAME = r"(?-i:(?=[A-Z]))" + _MONTH
 _NO_YEAR = re.compile(
     rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{_MONTH_NAME})\b(?!\.?,?[\s-]+{_ANY_YEAR}\b)"
-    rf"|\b(?P<month2>{_MONTH_NAME})\s+(?P<d2>\d\d?)(?:st|nd|rd|th)?\b(?![./:,]?\d)",
+    rf"|\b(?P<month2>{_MONTH_NAME})\s+(?P<d2>\d\d?)(?:st|nd|rd|th)?\b(?![./:,]?\d)(?!\s+{_MONTH}\b)",
     re.I,
 )
 _CLOCK = re.compile(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?\b")
 _CLOCKS = len("00:00:00")
 _YEAR = re.compile(
-    r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b"
+    r"\b(?:in|since|from|until|during|circa|year)\s+(?P<y>(?:19|20)\d\d)\b(?![/-]\d)"
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
     # "Appendicectomy 1968.", "CABG (2015)": after a word, and nothing measured behind it.
-    r"|(?<=[a-zA-Z][ (])(?P<after>(?:19|20)\d\d)(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:for|due|following|[-–])[ \t])",
+    r"|(?:(?<=[a-zA-Z][ (])|(?<=[a-zA-Z] \())(?P<after>(?:19|20)\d\d)"
+    r"(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:for|due|following|[-–])[ \t])",
     re.I | re.M,
 )
 _AGO = re.compile(
@@ -68,8 +69,10 @@ _PAST = re.compile(
 )
 # "twice a day" is a frequency and "in 6 weeks" a date to come: neither lasts.
 _LASTING = re.compile(
-    rf"(?<!\bin )(?<!\bat )(?<!\bevery )(?<!times )(?<![-–>/])(?:\b|(?<=x))(?P<n>(?!an?\b){_COUNT})[\s-]+"
+    rf"(?<!\bin )(?<!\bat )(?<!\bevery )(?<!times )(?<![-–>/.])(?:\b|(?<=x))(?P<n>(?!an?\b){_COUNT})[\s-]+"
     r"(?P<unit>hour|day|week|month|year|hr|wk|mth|mo|yr)s?\b"
+    # "24-hour tape" and "24 hour urine" are what they are called.
+    r"(?![\s-]+(?:tape|holter|urin\w+|collection|ambulatory|ecg|bp|blood pressure|monitor\w*|protein|creatinine|old)\b)"
     r"|(?<!\bin )(?<!\bat )\b(?<![./\d])(?P<hours>\d{1,3})\s?(?-i:h)\b(?!\s?/)"
     # "3/7", "6/52", "3/12": days, weeks, months; the last may be a day in December and needs a word beside it.
     r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
@@ -87,9 +90,11 @@ _OWN_DATE = re.compile(
     r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
     r"|clinic|referral|consult|consultation|encounter|entry|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
-    r"|(?:collected|reported|printed|discharged)(?: on)?|date))\s*:?\s*$",
+    r"|(?:collected|reported|printed|discharged|sent|updated|typed|authori[sz]ed|performed)(?: on)?|date))\s*:?\s*$",
     re.I,
 )
+_HEADS_PAPER = re.compile(r"\b(?:visit|note|consultation|encounter|clinic|letter|report|summary|referral)\b", re.I)
+"""Words of a first line that says what the paper is: the date on it is the paper's."""
 _PERIODS = {"hour": "PT{}H", "day": "P{}D", "week": "P{}W", "month": "P{}M", "year": "P{}Y"}
 _PERIODS |= {
     "hr": _PERIODS["hour"],
@@ -105,7 +110,8 @@ _DAY_FIRST = re.compile(
 )
 _MONTH_FIRST = re.compile(
     r"\b(?:MRN|ER|CBC|CMP|BMP|EKG|M\.D|\w*hemo(?:globin|rrhag)\w*|\w+[^a]emia|diarrhea|acetaminophen|albuterol|tumor|anesthe\w+"
-    r"|gynecolog\w+|pediatric\w*|orthopedic\w*|esophag\w+|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP|[A-Z]{2} \d{5})\b"
+    r"|Hgb|y\.o|C-section|gynecolog\w+|pediatric\w*|orthopedic\w*|esophag\w+|q\.?d|p\.o|b\.i\.d|t\.i\.d|PCP"
+    r"|[A-Z]{2} \d{5}|[A-Z][a-z]+,? (?:AZ|FL|TX|NY|NJ|KS|KY|IA|MN|MT|NC|NH|NM|NV|OH|TN|UT|WI|WV|WY))\b"
 )
 """Words of countries that write 3 April as 03/04, and of those that write it as 04/03."""
 _OPENING = re.compile(r"(?<!\d)\d|\b[A-Za-z]+")
@@ -259,7 +265,7 @@ def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | Non
         before = text[max(0, start - 40) : start]
         if labelled and not _OWN_DATE.search(before.rpartition("\n")[2]):
             continue
-        if not labelled and (end > _HEAD or len(_beside(text, start, end)) > _BESIDE):
+        if not labelled and (end > _HEAD or (len(_beside(text, start, end)) > _BESIDE and not _in_title(text, start))):
             continue
         if _BIRTH.search(before):
             continue
@@ -268,6 +274,13 @@ def _own_date(text: str, day_first: bool | None, *, labelled: bool) -> str | Non
         if resolved and len(resolved) == len("2024-03-09"):
             return resolved
     return None
+
+
+def _in_title(text: str, position: int) -> bool:
+    """Whether a position stands on the first line, and that says what the paper is."""
+    begin = len(text) - len(text.lstrip())
+    line = text[begin:].partition("\n")[0]
+    return position < begin + len(line) and not line.rstrip().endswith(".") and _HEADS_PAPER.search(line) is not None
 
 
 def _beside(text: str, start: int, end: int) -> str:

@@ -12,6 +12,7 @@ _FLAGS = {
     "l": "low", "lo": "low", "low": "low", "reduced": "low", "↓": "low",
     "hh": "critical high", "h*": "critical high", "critical high": "critical high", "↑↑": "critical high",
     "ll": "critical low", "l*": "critical low", "critical low": "critical low", "↓↓": "critical low",
+    "above range": "high", "below range": "low", "out of range": "abnormal",
     "a": "abnormal", "*": "abnormal", "abnormal": "abnormal", "abn": "abnormal",
     "n": "normal", "normal": "normal",
 }  # fmt: skip

@@ -11,6 +11,10 @@ _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "⁶": "^6", "⁹": "^9",
 _SUPERSCRIPT_RUNS = {"¹²": "^12", "10e9": "10^9", "10e12": "10^12", "10e3": "10^3"}
 
 
+_DEGREES = {"c": "Cel", "f": "[degF]"}
+"""Letters that are units only of a temperature; nothing is looked for by them."""
+
+
 @cache
 def _ucum() -> dict[str, str]:
     text = resources.files("services.ai").joinpath("rules", "units.toml").read_text("utf-8")
@@ -25,7 +29,7 @@ def ucum(text: str) -> str | None:
     plain = plain.translate(_SUPERSCRIPTS)
     # OCR loses the caret of "x 10^9/L". No other unit begins with these digits.
     plain = re.sub(r"^x?10(3|6|9|12)(?=/u?l$)", r"10^\1", plain)
-    return _ucum().get(plain)
+    return _ucum().get(plain) or _DEGREES.get(plain)
 
 
 def number(text: str) -> float | None:

@@ -18,15 +18,23 @@ Found = tuple[AttributeName, int, int]
 
 MEASURED = frozenset({"test", "vital_sign", "examination", "imaging"})
 _TIMED = frozenset({"event", "observation", "intervention"})
+_GROWS = re.compile(r"\b(?:culture|gram stain|microscopy)s?\b", re.I)
+_ORGANISM = re.compile(r"(?-i:[A-Z])[a-z]+(?: [a-z]+){1,3}(?=[ \t]{2}|[ \t]*(?:\n|$|[,;.(]))")
+"""What a culture grew, as it is printed: "Klebsiella pneumoniae", "Gram positive cocci"."""
+_SUSCEPTIBLE = re.compile(r"[SRI](?=[ \t]*(?:\n|$|[,;(]))")
+_DEGREES = re.compile(r"\s?([CF])\b")
 _GAP = re.compile(
-    r"[\s:=,(\[|]*(?:(?:was|is|were|are|of|at|level|levels|count|value|result|results|measured|showed|remained|to|a|an|the"
+    r"(?:[\s:=,(\[|]|\.{3,})*(?:(?:(?:improved|fell|rose|increased|decreased|dropped|reduced|up|down)\s+to|(?:raised|elevated|low|high)\s+at|was|is|were|are|of|at|level|levels|count|value|result|results|measured|showed|remained|to|a|an|the"
     r"|on|that|which|slightly|mildly|markedly|significantly|today|still|now|also|found|be|came|back|as)\b[\s:=(]*)*"
 )
 _TO_SITE = re.compile(r"\s+(?:of|in|on|at|to|over|around|involving)\s+(?:the\s+|his\s+|her\s+|a\s+)?", re.I)
 _SHORT_GAP = re.compile(r"\s+(?:(?:serum|plasma|blood|urine|total|the|her|his|level of|levels of)\s+)*$")
 _DOSE = re.compile(
-    r"(?<![\w.])\d+(?:[.,]\d+)?(?:\s?[-–]\s?\d+(?:[.,]\d+)?)?\s?(?:mg|mcg|[µμ]g|ug|micrograms?|grams?|g|ml|mL|units?|iu|mmol|mEq|Gy|puffs?|tablets?|%)"
-    r"(?:\s?/\s?(?:kg|day|d|h|hr|hour|min|ml|m2|m²|\d+\s?ml))*(?![\w])",
+    r"(?<![\w./])(?:\d+(?:[.,]\d+)?(?:(?:\s?[-–]\s?|/)\d+(?:[.,]\d+)?)?"
+    r"\s?(?:mg|mcg|[µμ]g|ug|micrograms?|grams?|g|ml|mL|units?|iu|mmol|mEq|Gy|%)"
+    r"(?:\s?/\s?(?:kg|day|d|h|hr|hour|min|ml|m2|m²|\d+\s?(?:ml|h)))*"
+    r"|(?:\d+(?:\s?[-–]\s?\d+)?|one|two|three|half an?)"
+    r"\s?(?:puffs?|tab(?:let)?s?|cap(?:sule)?s?|drops?|sprays?|sachets?|patch(?:es)?))(?![\w])",
     re.I,
 )
 _EVERY = re.compile(
@@ -41,9 +49,12 @@ _LABELLED = re.compile(r"[ \t]*:[ \t]*")
 _SPACE = re.compile(r"[ \t]+")
 _AT_ADMISSION = re.compile(r"\b(?:on|at)\s+(?:admission|arrival|presentation)\b", re.I)
 _ADMITTED = re.compile(r"\b(?:admitted|admission|date\s+of\s+admission|admission\s+date)(?:\s+on)?\s*:?\s*$", re.I)
-_NOT_WHEN = re.compile(r"\b(?:until|till|up\s+to|stop\s+on|ends?|ending)\s*$", re.I)
+_NOT_WHEN = re.compile(
+    r"\b(?:until|till|up\s+to|stop\s+on|ends?|ending|rv|r/v|review|rpt|repeat|f/u|follow[- ]?up|recheck|return)\s*$",
+    re.I,
+)
 _COMPARED = re.compile(
-    r"\b(?:compared\s+(?:with|to)|previously|formerly|(?:up|down|increased|decreased)\s+from)\b", re.I
+    r"\b(?:compared\s+(?:with|to)|prev(?:ious(?:ly)?)?|formerly|(?:up|down|increased|decreased)\s+from)\b", re.I
 )
 _OPENS = re.compile(
     r"[\s•*–|-]*(?:\d{1,2}[.)]\s+)?(?:(?:on|in|at|since|around|about|by|approximately|for|over|during|within)\s+)?(?:the\s+)?"
@@ -53,12 +64,12 @@ _OPENS = re.compile(
 _JOINS = re.compile(r"\s*(?:,?\s*(?:and|&|\+|/)|,)\s*", re.I)
 """What stands between the items of a list."""
 _LAST_JOINS = re.compile(r"\s*,?\s*(?:and|&|\+)\s*", re.I)
-_DONE_FOR = re.compile(r"\s+(?:for|due to|because of)\s+(?:an?\s+|the\s+)?", re.I)
+_DONE_FOR = re.compile(r"\s+(?:for|due to|d/t|because of)\s+(?:an?\s+|the\s+)?", re.I)
 _HEADS = re.compile(r"\s?\)?\s?:")
 _APART = re.compile(r"[,.;:(\n]|\s[-–]\s|\s{3}")
 _OVER_THE_PAST = re.compile(r"\b(?:over|for|in|during|within)\s+the\s+(?:past|last)\s+$", re.I)
-_DASH = re.compile(r"\)?\s+[-–]\s")
-_HISTORY_OF = re.compile(r"[\s-]*(?:(?:history|hx|course|episode|duration)\s+)?of\b|[\s-]*h/o\b", re.I)
+_SHOWED = re.compile(r"\)?(?:\s+[-–]\s|\s+(?:show(?:s|ed|ing)|demonstrat\w+|confirm\w+|reveal\w+)\b)", re.I)
+_HISTORY_OF = re.compile(r"[\s-]*(?:(?:history|hx|course|episode|duration)\s+)?of\b|[\s-]*(?:h/o|hx|history)\b", re.I)
 _PRESENTS_WITH = re.compile(r"\s*(?:with|complaining of|c/o|for|due to|because of)\b", re.I)
 _STATED_FOR = re.compile(r"\b(negative|positive)\s+for\b", re.I)
 _PRESENTED = re.compile(r"\b(?:present(?:s|ed|ing)|admitted|seen|attended|came\s+in)\s+(?:on\s+)?$", re.I)
@@ -164,24 +175,46 @@ def _measured(text: str, target: Target, *, low: int, previous: int, end: int) -
         match = _measure().match(text, start, min(end + 40, len(text)))
         if match and dates.within(text, *match.span("value")):
             return []
-    if match and match.start("value") < end:
-        names: tuple[AttributeName, ...] = ("value", "unit", "range", "flag")
-        return [(name, *match.span(name)) for name in names if match[name]]
+    if match is None or match.start("value") >= end:
+        return _stated(text, target, low=low, previous=previous, start=start, end=end)
+    if match["unit"] is None and (degrees := _degrees(text, target, match.end("value"))):
+        return [("value", *match.span("value")), ("unit", *degrees)]
+    names: tuple[AttributeName, ...] = ("value", "unit", "range", "flag")
+    return [(name, *match.span(name)) for name in names if match[name]]
+
+
+def _stated(text: str, target: Target, *, low: int, previous: int, start: int, end: int) -> list[Found]:
+    """A result in words: behind the finding, right before it, or "negative for" it."""
     words = words_for("value_words")
-    if word := words.pattern.match(text, start, end):
-        return [("value", *word.span())]
+    grown = _ORGANISM.match(text, start, end) if _GROWS.search(target.quote) else None
+    if said := grown or _SUSCEPTIBLE.match(text, start, end) or words.pattern.match(text, start, end):
+        return [("value", *said.span())]
     before = list(words.within(text, previous, target.start))
     if before and _SHORT_GAP.fullmatch(text, before[-1].end(), target.start):
         return [("value", *before[-1].span())]
     stated = list(_STATED_FOR.finditer(text, low, target.start))
-    if stated:
-        return [("value", *stated[-1].span(1))]
-    return []
+    return [("value", *stated[-1].span(1))] if stated else []
+
+
+def _degrees(text: str, target: Target, position: int) -> tuple[int, int] | None:
+    """The C or F behind a temperature; behind anything else it is no unit."""
+    unit = _DEGREES.match(text, position) if target.quote.lower().startswith("t") else None
+    return unit.span(1) if unit else None
+
+
+def said_of_a_result(text: str, start: int, end: int) -> list[Found]:
+    """Words that were taken for a result, parted into its value and its unit: ">340 U/mL"."""
+    match = _measure().fullmatch(text, start, end)
+    if match is None or match["unit"] is None:
+        return [("value", start, end)]
+    return [("value", *match.span("value")), ("unit", *match.span("unit"))]
 
 
 def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Found]:
     found: list[Found] = []
-    dose = _DOSE.search(text, target.end, end)
+    doses = list(_DOSE.finditer(text, target.end, end))
+    # "Carmellose 0.5%  1 drop": the strength is how much only where nothing else is.
+    dose = next((one for one in doses if not one.group().endswith("%")), doses[0] if doses else None)
     if dose is None:
         before = list(_DOSE.finditer(text, previous, target.start))
         if before and _DOSE_BEFORE.fullmatch(text, before[-1].end(), target.start):
@@ -262,6 +295,7 @@ def _nearest(
     if stated:
         return stated
     near = []
+    # A day before a duration: "X-ray at six weeks, on 21 October 2025"; the day on which somebody came behind both.
     for start, end in times:
         if start < low or end > high or (start < target.end and target.start < end):
             continue
@@ -270,9 +304,11 @@ def _nearest(
             continue
         belongs = _belongs_before if target.end <= start else _belongs_behind
         if belongs(text, target, (start, end), others, low=low, lasting=lasting):
-            near.append((lasting, min(abs(start - target.end), abs(target.start - end)), (start, end)))
-    # A day before a duration: "X-ray at six weeks, on 21 October 2025".
-    return min(near, default=(False, 0, None))[2]
+            came = target.label != "clinical_event" and _is_of_care(text, low, start)
+            near.append(
+                (2 if came else int(lasting), min(abs(start - target.end), abs(target.start - end)), (start, end))
+            )
+    return min(near, default=(0, 0, None))[2]
 
 
 def _belongs_before(
@@ -377,14 +413,14 @@ def _is_explained(text: str, target: Target, others: Sequence[Target], start: in
 def _heads(text: str, time: tuple[int, int], target: Target, others: Sequence[Target], *, lasting: bool) -> bool:
     """Whether a time is of all that follows in its sentence: "ECG on 3 May 2025: sinus rhythm, …".
 
-    With a dash it is where a test is what it stands behind: "US 3/5/2025 - gallstones, …". A duration behind a finding
-    is that finding's alone: "LUTS 6/12: nocturia".
+    With a dash or "showed" it is where a test is what it stands behind: "US 3/5/2025 - gallstones, …". A duration
+    behind a finding is that finding's alone: "LUTS 6/12: nocturia".
     """
     start, end = time
     beside = next((other for other in others if 0 <= start - other.end <= _BESIDE_TEST), None)
     if _HEADS.match(text, end):
         return not (lasting and beside)
-    return beside is not None and beside.label in MEASURED and _DASH.match(text, end) is not None
+    return beside is not None and beside.label in MEASURED and _SHOWED.match(text, end) is not None
 
 
 def _close(text: str, end: int, target: Target) -> bool:

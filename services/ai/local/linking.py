@@ -19,7 +19,7 @@ from services.ai.wire import Target
 from shared.contract.findings import AttributeName
 
 from .assertion import sentence
-from .attributes import MEASURED, Found
+from .attributes import MEASURED, Found, said_of_a_result
 from .tagger import Tagged
 from .tokens import tokens
 
@@ -49,6 +49,9 @@ _SIGNS = frozenset(
 """What stands between and may tell two findings apart."""
 _NO_SITE = re.compile(r"\d\.\d|\s\d|\d{3}")
 """A figure is no part of the body; a vertebra, "L5/S1", is."""
+_AMOUNT = re.compile(
+    r"\d|\b(?:one|two|three|four|half|high|low|full|thin|single|double|loading|maintenance|dose)\b", re.I
+)
 _REACHES = (0, 1, 2, 4, 7, 12, 1_000_000)
 """Words between, by classes."""
 _PLACES_KEPT = 16384
@@ -132,7 +135,12 @@ def linked(
             continue
         head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
         if head is not None and _fits(name, text[stretch.start : stretch.end], head):
-            found.setdefault(head.id, []).append((name, stretch.start, stretch.end))
+            said = (
+                said_of_a_result(text, stretch.start, stretch.end)
+                if name == "value"
+                else [(name, stretch.start, stretch.end)]
+            )
+            found.setdefault(head.id, []).extend(said)
     return found
 
 
@@ -146,6 +154,8 @@ def _fits(name: AttributeName, words: str, head: Head) -> bool:
     """Whether words may be what the tagger takes them for: it learnt prose, and "BD" and "T 37.2" stand in none."""
     if name == "value":
         return _is_value(words, head)
+    if name == "dose":
+        return _AMOUNT.search(words) is not None and dosing.frequency(words) is None
     if name == "route":
         return dosing.frequency(words) is None
     return name != "site" or _NO_SITE.search(words) is None
@@ -156,7 +166,7 @@ def _is_value(words: str, head: Head) -> bool:
     return (
         head.label in MEASURED
         and not dates.find(words)
-        and re.search(r"[/|]\s*$|^\s*[/|]|\s{3}|\||\d:\d\d", words) is None
+        and re.search(r"\bcontrast\b|[/|]\s*$|^\s*[/|]|\s{3}|\||\d:\d\d", words) is None
     )
 
 

@@ -5,14 +5,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from services.ai import dates
 from services.ai.units import known_units
 
-from .sections import one_of, rules
+from .sections import columns, one_of, rules
 
 Stretch = tuple[int, int]
 _BOUND = r"(?:over|under|above|below|less than|more than|greater than|up to)"
 NUMBER = rf"(?:[<>≤≥]\s?|{_BOUND}\s)?\d+(?:[.,]\d+)*"
 RANGE = rf"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|(?:[<>≤≥]\s?|(?i:{_BOUND})\s)\d+(?:[.,]\d+)?)"
+_RESULTS = (
+    "negative", "positive", "neg", "pos", "not detected", "detected", "reactive", "non-reactive", "normal", "abnormal",
+    "trace", "indeterminate", "equivocal", "borderline", "immune", "not immune",
+)  # fmt: skip
+_LEADERS = "..."
+"""Dots that lead from a name to its result: what they stand in is a row, whatever the result."""
 _LINE = re.compile(r"[^\n\x00]+(?=\n|$)")
 _SHORTEST, _LONGEST = 4, 160
 """Characters of a line that may be a row."""
@@ -48,11 +55,11 @@ def unit_pattern() -> str:
 @cache
 def _row() -> re.Pattern[str]:
     flags = one_of(rules("attributes")["flags"])
-    words = one_of(["negative", "positive", "not detected", "detected", "reactive", "non-reactive", "normal", "trace"])
-    flag = rf"\(?(?P<{{}}>{flags})\)?"
+    words = one_of(_RESULTS)
+    flag = rf"[(*]*(?P<{{}}>{flags})[)*]*"
     return re.compile(
-        rf"^[ \t|]*(?P<name>[A-Za-z][A-Za-z0-9 ,()/%.'-]{{1,45}}?)[ \t:|.]+"
-        rf"(?:{NUMBER}[ \t|]+){{0,4}}(?P<value>{NUMBER}|(?i:{words}))"
+        rf"^[ \t|*•-]*(?P<name>[A-Za-z0-9][A-Za-z0-9 ,()/%.'-]{{1,45}}?)(?P<leads>[ \t:|.]+)"
+        rf"(?:(?P<before>{NUMBER})[ \t|]+){{0,4}}(?P<value>{NUMBER}(?![.,]?\d)|(?i:{words}))"
         rf"(?:[ \t|]*(?<=[\s|\d]){flag.format('early')}(?=[ \t|]))?"
         rf"(?:[ \t|]*(?P<unit>(?i:{unit_pattern()})|{_ANY_RATIO}))?"
         rf"(?:[ \t|]*[(\[]?(?:(?i:ref(?:erence)?|normal)[ .:]*(?:(?i:range)[ :]*)?)?(?P<range>{RANGE})[)\]]?)?"
@@ -74,7 +81,7 @@ def _rows(text: str) -> Iterator[Row]:
         if not _SHORTEST <= len(line.group()) <= _LONGEST:
             continue
         match = _row().fullmatch(line.group())
-        if match is None or not (match["unit"] or match["unit2"] or match["range"]) or _holds_result(match["name"]):
+        if match is None or not _tells_result(match) or _holds_result(match["name"]):
             continue
         shift = line.start()
 
@@ -82,9 +89,24 @@ def _rows(text: str) -> Iterator[Row]:
             name = next((name for name in names if match[name]), None)
             return None if name is None else (match.start(name) + shift, match.end(name) + shift)
 
-        name, value = cell("name"), cell("value")
+        name, value, bounds = cell("name"), cell("value"), cell("range")
+        if match["before"] and bounds is None and match["value"][0] in "<>≤≥" and not _dated(text, shift):
+            value, bounds = cell("before"), value  # "AFP  5.2  < 10  kU/L"
         if name and value and not re.match(r"\s*(?:date|dob|age|page|tel|phone|mrn|nhs)\b", match["name"], re.I):
-            yield Row(name, value, cell("unit", "unit2"), cell("range"), cell("flag", "early"))
+            yield Row(name, value, cell("unit", "unit2"), bounds, cell("flag", "early"))
+
+
+def _tells_result(match: re.Match[str]) -> bool:
+    """Whether a line is a result: by a unit, a range, or the dots that lead to it."""
+    if match["name"].isdecimal():
+        return False
+    return any(match[name] for name in ("unit", "unit2", "range")) or _LEADERS in match["leads"]
+
+
+def _dated(text: str, position: int) -> bool:
+    """Whether the columns above a row are days: each number is a result."""
+    header = columns(text, position)
+    return header is not None and len(dates.find(text[slice(*header)])) > 1
 
 
 @cache
@@ -101,7 +123,7 @@ def is_dosing(words: str) -> bool:
 
 def _holds_result(name: str) -> bool:
     """Whether what looks like a name is a result itself: "CRP 28 mg/L (0 - 5). ESR 41 mm/h" is prose, not ESR's row."""
-    return re.search(rf"[.;]\s|(?<![\w.]){NUMBER}\s*(?:{unit_pattern()}|{_ANY_RATIO})", name) is not None
+    return re.search(rf"[.;]\s|\d\s*,\s|(?<![\w.]){NUMBER}\s*(?:{unit_pattern()}|{_ANY_RATIO})", name) is not None
 
 
 def is_row(text: str, position: int) -> bool:
