@@ -16,6 +16,12 @@ from .sections import WHITE_SPACE, Layout, Section, at, layout, one_of, rules
 from .tagger import Tagger
 from .tokens import tokens
 
+_YIELDS = re.compile(
+    r"[ \t]*(?:[ \t]|:|\.{3,})[ \t]*(?:(?-i:[SRI])|susceptible|sensitive|resistant|intermediate)"
+    r"(?=[ \t]*(?:\n|$|[,;]))",
+    re.I,
+)
+"""Behind a medicine that bacteria yield to, or don't: it is tested, not taken."""
 _DOSE_FOLLOWS = re.compile(
     r"[\s:,(]{0,3}\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|tablets?)\b(?!\s?/)", re.I
 )
@@ -24,7 +30,7 @@ _LISTED_MEDICINE = re.compile(
     r"\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|%)",
     re.M,
 )
-_VACCINE_FOLLOWS = re.compile(r"\s+(?:(?:and|or)\s+\w+\s+)?(?:vaccin|immuni[sz]ation|booster)", re.I)
+_VACCINE_FOLLOWS = re.compile(r"\s+(?:(?:and|or)\s+\w+\s+)?(?:vaccin|immuni[sz]ation|booster|(?:shot|jab)\b)", re.I)
 _ALLERGY_BEFORE = re.compile(r"\b(?:allerg(?:y|ic|ies)(?:\s+to)?|intoleran(?:t|ce)\s+(?:to|of))\b[^.;\n]{0,40}$", re.I)
 _ALLERGY_FOLLOWS = re.compile(r"\s+(?:allerg|intoleran|hypersensitiv|anaphyla)", re.I)
 _NAMES_ALLERGY = re.compile(r"allerg|hypersensitiv|anaphyla|intoleran", re.I)
@@ -46,7 +52,7 @@ _STAFF_BEFORE = re.compile(
 )
 _OCCUPATION_BEFORE = re.compile(
     r"(?:\b(?:works?|worked|working|employed|job|retired|former|occupation|profession|unemployed|trained|career)\b"
-    r"|\b\d{1,3}[\s-]*years?[\s-]*old\b|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
+    r"|\bjob\b|\b\d{1,3}[\s-]*(?:years?[\s-]*old\b|yo\b|y/o\b|y\.o\.)|\b\d{2}[MF]\b|\bM(?:rs?|s|iss)\.?\s+\w+,\s+an?\s+$|\b(?:he|she|patient|man|woman|gentleman|lady)\s+(?:is|was)\s+an?\b)[^.;\n]*$",
     re.I,
 )
 _OF_AN_OFFICE = re.compile(
@@ -385,7 +391,7 @@ def _in_context(span: Span, page: Layout) -> Span:
         label = "medication"
     if text[span.start : span.end] == "MR" and _DEGREE_BEFORE.search(text, max(0, span.start - 30), span.start):
         label = "symptom"  # mitral regurgitation: no imaging is mild
-    if label == "medication" and role == "sensitivities":
+    if label == "medication" and (role == "sensitivities" or _YIELDS.match(text, span.end)):
         label = "test"
     if label == "disease" and _VACCINE_FOLLOWS.match(text, span.end):
         label = "procedure"

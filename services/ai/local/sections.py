@@ -19,7 +19,7 @@ _PROSE_FROM = 60
 _DATE_CELL = r"(?:(?:19|20)\d\d-\d\d-\d\d|\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?)"
 _COLUMNS = re.compile(
     r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag"
-    r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment)s?\b"
+    r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment|time|when|how)s?\b"
     rf"|{_DATE_CELL}(?![\w/.-]))[ \t|/()]*){{2,}}$",
     re.M,
 )
@@ -27,6 +27,7 @@ _TAIL_DATE = (
     r"\(?(?:(?:\d{1,2}(?:st|nd|rd|th)?[ /.-])?(?:\d{1,2}|[A-Z][a-z]{2,8})[ /.-](?:19|20)?\d\d"
     r"|[A-Z][a-z]{2,8} \d{1,2},? (?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d)\)?"
 )
+_MEDICINES_COLUMNS = re.compile(r"\b(?:drug|dose|route|medicine|strength)s?\b", re.I)
 _ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
 _PAGES_KEPT = 64
@@ -182,11 +183,14 @@ def sections(text: str, role: str = "other") -> list[Section]:
         if named == "other" and inline and match.group().lstrip()[0].isdigit():
             continue  # "1. GP: please repeat …" is an item of the plan
         marks[match.start()] = (match.end(), named)
-        if named in _ENDS_WITH_PARAGRAPH and (end := _paragraph_end(text, match.end())) is not None:
-            marks.setdefault(end, (end, "other"))
+        if named in _ENDS_WITH_PARAGRAPH:
+            end = _entry_end(text, match.end()) if inline else _paragraph_end(text, match.end())
+            if end is not None:
+                marks.setdefault(end, (end, "other"))
     for match in _COLUMNS.finditer(text):
         previous = max((start for start in marks if start < match.start()), default=None)
-        marks[match.start()] = (match.end(), marks[previous][1] if previous is not None else role)
+        open_role = marks[previous][1] if previous is not None else role
+        marks[match.start()] = (match.end(), "medications" if _MEDICINES_COLUMNS.search(match.group()) else open_role)
     starts = sorted(marks)
     found = [Section(role, (0, 0), 0, starts[0] if starts else len(text))]
     for start, following in zip(starts, [*starts[1:], len(text)], strict=False):
@@ -235,6 +239,17 @@ def _paragraph_end(text: str, position: int) -> int | None:
         line = text[at:].partition("\n")[0].strip()
         if not re.match(r"[•*–-]|\d{1,2}[.)]", line) and (len(line) >= _PROSE_FROM or line.endswith(".")):
             return at
+    return None
+
+
+def _entry_end(text: str, position: int) -> int | None:
+    """Where what stands behind a heading on its own line ends: with the line, unless that goes on in the next."""
+    for end in re.compile(r"\s*\n\s*").finditer(text, position):
+        goes_on = "\n\n" not in re.sub(r"[ \t]", "", end.group()) and (
+            _wraps(text, end) or text[: end.start()].endswith((",", ";", " and"))
+        )
+        if not goes_on:
+            return end.end()
     return None
 
 
