@@ -62,6 +62,8 @@ _FORMS: dict[AttributeName, Callable[[str], str | float | None]] = {
 }
 _DONE_WITH_A_VALUE = frozenset({"test", "vital_sign", "imaging", "examination"})
 """What was done if it has a result: "CRP negative" negates the result, "no CRP was taken" the test."""
+_DAY = re.compile(r"\d{4}(?:-\d\d|$)")
+_MONTHS_PAST = 6
 _COMPARATOR = re.compile(r"[<>≤≥]=?\s?$")
 _AT_ONCE = 4
 """Questions of one job under way together. Forty pages use forty workers; one job must not use up the rate limit."""
@@ -171,7 +173,7 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
                 # "<0.5" is a bound: without its sign it would be a value that nobody measured.
                 start -= len(bound.group())
             attributes.setdefault(detail.name, _attribute(detail.name, page, grounding.source(page, start, end), known))
-        entities.append(_entity(finding, answer, attributes, understood.keys()))
+        entities.append(_entity(finding, answer, attributes, understood.keys(), known.own))
     return Enrichment(
         engine=_engine(provider, Task.ENRICH),
         document_date=known.own,
@@ -347,12 +349,18 @@ async def _understandings(
 
 
 def _entity(
-    finding: Finding, answer: Understanding, attributes: dict[AttributeName, Attribute], known_ids: Collection[str]
+    finding: Finding,
+    answer: Understanding,
+    attributes: dict[AttributeName, Attribute],
+    known_ids: Collection[str],
+    document_date: str | None,
 ) -> Entity:
     """The finding with what holds of the answer: links to what exists, codes that were offered."""
     assertion = answer.assertion
     if assertion == "negated" and finding.label in _DONE_WITH_A_VALUE and "value" in attributes:
         assertion = "affirmed"
+    if assertion == "affirmed" and finding.label == "procedure" and _is_past(attributes.get("time"), document_date):
+        assertion = "historical"
     links = {(link.relation, link.to) for link in answer.links if link.to in known_ids and link.to != finding.id}
     codes = finding.codes
     if answer.codes is not None:
@@ -364,6 +372,17 @@ def _entity(
         attributes=attributes,
         links=tuple(Link(relation=relation, to=to) for relation, to in sorted(links)),
     )
+
+
+def _is_past(time: Attribute | None, document_date: str | None) -> bool:
+    """Whether a day lies so far before the document's own that what was done then is no part of its story."""
+    day = time.normalised if time else None
+    if document_date is None or not isinstance(day, str) or not _DAY.match(day):
+        return False
+    if len(day) == len("2011"):
+        return day < document_date[:4]
+    months = [int(iso[:4]) * 12 + int(iso[5:7]) for iso in (day, document_date)]
+    return months[1] - months[0] >= _MONTHS_PAST
 
 
 def _attribute(name: AttributeName, page: Page, source: Source, known: dates.Calendar) -> Attribute:

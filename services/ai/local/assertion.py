@@ -12,7 +12,9 @@ from .negation import Negation, around, cue_near
 
 _TESTS = frozenset({"test", "vital_sign", "imaging", "examination"})
 # "a three day history of cough" tells how long it has lasted, not that it is over.
-_PRESENT_HISTORY = re.compile(r"\b(?:hours?|days?|weeks?|months?|years?|long|short)\b[\s,-]*(?:history|hx) of", re.I)
+_PRESENT_HISTORY = re.compile(
+    r"\b(?:\d{1,2}/(?:7|52|12|24)|hours?|days?|weeks?|months?|years?|long|short)\b[\s,-]*(?:history|hx) of", re.I
+)
 _STANDING = frozenset({"age", "sex", "occupation", "background"})
 """True of the patient on the day of writing, whatever the sentence goes on to say."""
 _PASSING = frozenset({"event", "intervention"})
@@ -37,6 +39,29 @@ _WORDS_OF_ITEM = 4
 _MEANS = re.compile(r"\b(?:by|on|via|using)\s+(?:an?\s+|the\s+|her\s+|his\s+)?$", re.I)
 """What was found, or not, was found by the test that follows: it was done."""
 _SEEN = frozenset({"symptom", "disease"})
+_POLITE = re.compile(r"\b(?:grateful|obliged|appreciate|appreciated|kind|helpful)(?:\s+it)?\s+if\s+you\b", re.I)
+"""A letter's way to ask: it makes nothing conditional."""
+_ASKED = re.compile(
+    r"(?:^|[.;:,(]|\b(?:and|also|then|please|pls|to|will|we|i|have|has)\b)\W*"
+    r"(?:(?:be\s+)?(?:suggest|recommend|advise|consider|arrange|request|offer|book|order)(?:ed|s)?"
+    r"|repeat|re-?check|rpt|check|refer(?:red)?\s+for|trial(?:\s+of)?|please|needs?)\b[^.;]*$",
+    re.I,
+)
+"""Somebody is to do what follows. "Repeat CXR showed" it done."""
+_ONLY_TRIED = re.compile(r"\b(?:suggest|recommend|consider|trial)(?:ed|s)?(?:\s+of)?\b[^.;]*$", re.I)
+_TO_COME = re.compile(
+    r"(?:\s*(?:,|and\b|&|/|or\b)\s*[A-Za-z][A-Za-z&/ -]{0,30}?){0,4}"
+    r"\s*(?:is|are|was|were|has\s+been|have\s+been|will\s+be)?\s*"
+    r"(?:planned|advised|suggested|recommended|requested|awaited|pending|to\s+follow|due(?!\s+to)|booked"
+    r"|(?:could|might|may)\s+(?:be\s+)?(?:added|considered|started|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
+    r"|next\s+(?:wk|week|month|year)|to\s+be\s+(?:done|repeated|arranged|considered|checked))\b",
+    re.I,
+)
+"""What stands behind a list of what is still to be done."""
+_DECLINED = re.compile(r"\s*(?:was|were)?\s*(?:offered)?\s*(?:,|and|but)?\s*(?:declined|refused)\b", re.I)
+_TAKEN = re.compile(r"\b(?:takes|taking|currently|current|remains\s+on|maintained\s+on|still\s+on|continues)\b", re.I)
+"""Said of a medicine: it is no past, whatever stands around it."""
+_RESULT = re.compile(r"\W*(?:was|is|of|=)?\W*\d(?!\d*\s*(?:h|hours?|days?|wks?|weeks?|months?)\b)")
 _NON = re.compile(r"(?<!\w)non[\s-]$", re.I)
 """Of "abdomen soft, non-tender"; where it belongs to a name, "non-Hodgkin lymphoma", the term holds it."""
 _NOT_DONE = re.compile(r"\b(?:no|without|not)\s+(?:\w+\s+)?$", re.I)
@@ -88,6 +113,8 @@ def clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) ->
     sentence_before, after = text[low:start], text[end:high]
     before = _BRACKETS.sub(_blanked, sentence_before) if "(" in sentence_before else sentence_before
     present_before, present_after = present(text, low, start), present(text, end, high)
+    if "if you" in before:
+        before = _POLITE.sub(_blanked, before)
     ends = cue("terminators", "words")
     for place in reversed(ends.places(text, low, start)):
         if last := ends.pattern.match(before, place - low):
@@ -126,7 +153,9 @@ def assertion(
         return "historical"
     if absent:
         return "negated"
-    return _doubt(clause, label=label) or _past_or_planned(text[start:end], clause, kind=kind, label=label, role=role)
+    return _doubt(text[start:end], clause, label=label) or _past_or_planned(
+        text[start:end], clause, kind=kind, label=label, role=role
+    )
 
 
 def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
@@ -141,6 +170,8 @@ def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
         return clause.goes_on_with("results", "not_done") or (
             negated.may_stand(clause.present_before) and _NOT_DONE.search(before) is not None
         )
+    if label in ("medication", "procedure") and _DECLINED.match(clause.after):
+        return True
     return negated.stands(before, clause.present_before) or _negated_after(clause)
 
 
@@ -156,20 +187,41 @@ def _ruled_present(clause: Clause, *, label: str) -> bool:
 
 
 def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role: str) -> Assertion:
-    if label not in _TESTS and label != "allergy":
-        past = cue("historical", "before")
-        opens = past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before))
-        if opens or clause.goes_on_with("historical"):
-            return "historical"
-    if role == "allergies" and label in ("symptom", "disease"):
-        return "historical"  # what the substance once did
-    if role == "plan" and label == "medication" and _VACCINE.search(words) and not _DONE.search(clause.after_near):
-        return "hypothetical"
-    if role == "history" and kind in _PASSING and label != "clinical_event":
+    if _is_past(clause, label=label, role=role):
         return "historical"
-    if role == "plan" and label in (*_TESTS, "procedure", "clinical_event") and not _DONE.search(clause.after_near):
+    if _is_planned(words, clause, label=label, role=role):
         return "hypothetical"
-    return "affirmed"
+    taken = label == "medication" and _TAKEN.search(clause.sentence_before) is not None
+    passed = role == "history" and kind in _PASSING and label != "clinical_event" and not taken
+    return "historical" if passed else "affirmed"
+
+
+def _is_past(clause: Clause, *, label: str, role: str) -> bool:
+    if role == "allergies" and label in ("symptom", "disease"):
+        return True  # what the substance once did
+    if label in _TESTS or label == "allergy":
+        return False
+    past = cue("historical", "before")
+    opens = past.may_stand(clause.present_before) and past.pattern.search(_PRESENT_HISTORY.sub("", clause.before))
+    ended = label == "medication" and clause.goes_on_with("historical", "ended")
+    return bool(opens) or ended or clause.goes_on_with("historical")
+
+
+def _is_planned(words: str, clause: Clause, *, label: str, role: str) -> bool:
+    done = _DONE.search(clause.after_near) is not None
+    if role == "plan" and not done:
+        planned = label in (*_TESTS, "procedure", "clinical_event")
+        if planned or (label == "medication" and _VACCINE.search(words)):
+            return True
+    return label in (*_TESTS, "procedure", "medication") and not done and _is_to_come(clause, label)
+
+
+def _is_to_come(clause: Clause, label: str) -> bool:
+    """Whether something is asked for, planned or awaited, and not done yet."""
+    if _RESULT.match(clause.after):
+        return False
+    asked = _ONLY_TRIED if label == "medication" else _ASKED
+    return _TO_COME.match(clause.after) is not None or asked.search(clause.before) is not None
 
 
 def _was_given(clause: Clause) -> bool:
@@ -192,12 +244,12 @@ def _negated_after(clause: Clause) -> bool:
     return not doubted and _FORM_SAYS_NO.fullmatch(clause.after) is not None
 
 
-def _doubt(clause: Clause, *, label: str) -> Assertion | None:
+def _doubt(words: str, clause: Clause, *, label: str) -> Assertion | None:
     if clause.opens_with("hypothetical") or clause.goes_on_with("hypothetical"):
         return "hypothetical"
     if label in _TESTS:
         return None  # what is suspected is what the test looks for
-    if clause.before.rstrip().endswith("?") or clause.opens_with("possible"):
+    if words.startswith("?") or clause.before.rstrip().endswith("?") or clause.opens_with("possible"):
         return "possible"
     if clause.opens_with("possible", "not_excluded") or clause.goes_on_with("possible"):
         return "possible"

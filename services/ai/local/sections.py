@@ -28,8 +28,10 @@ _TAIL_DATE = (
     r"|[A-Z][a-z]{2,8} \d{1,2},? (?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d)\)?"
 )
 _MEDICINES_COLUMNS = re.compile(r"\b(?:drug|dose|route|medicine|strength)s?\b", re.I)
-_ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social"})
+_ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social", "history"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
+_ENDS_WITH_LINE = frozenset({"allergies", "family", "social"})
+"""Of them those whose heading speaks for what stands on its own line, where something does."""
 _PAGES_KEPT = 64
 """Each pass asks again what the parts of a page are."""
 _INLINE = frozenset(
@@ -184,7 +186,8 @@ def sections(text: str, role: str = "other") -> list[Section]:
             continue  # "1. GP: please repeat …" is an item of the plan
         marks[match.start()] = (match.end(), named)
         if named in _ENDS_WITH_PARAGRAPH:
-            end = _entry_end(text, match.end()) if inline else _paragraph_end(text, match.end())
+            entry = inline and named in _ENDS_WITH_LINE
+            end = _entry_end(text, match.end()) if entry else _paragraph_end(text, match.end())
             if end is not None:
                 marks.setdefault(end, (end, "other"))
     for match in _COLUMNS.finditer(text):
@@ -289,13 +292,15 @@ _WRAPPED_FROM = 60
 _DAY_AT_END = re.compile(r"\d[ \t]+(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*[ \t]*$(?<=\w)", re.I)
 _LABEL = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){0,2}[ \t]*:[ \t]")
 """What begins a line of a form, whatever stands above it: "Patient: …"."""
+_IN_COLUMNS = re.compile(r"[A-Z][\w'’/-]*(?: [\w'’/-]+){0,2}[ \t]{3,}\S")
+"""So does what is parted from its answer by a column: "Avoid     metoclopramide"."""
 
 
 def _wraps(text: str, match: re.Match[str]) -> bool:
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
     if _DAY_AT_END.search(line):
         return True  # a date that goes on in the next line, with its year
-    if _LABEL.match(text, match.end()):
+    if _LABEL.match(text, match.end()) or _IN_COLUMNS.match(text, match.end()):
         return False
     following = text[match.end() : match.end() + 1]
     if line.rstrip().endswith((".", ":", ";", "!", "?")) or following in "-•*–":
