@@ -55,10 +55,10 @@ _YEAR = re.compile(
     re.I | re.M,
 )
 _AGO = re.compile(
-    rf"\b(?P<n>{_COUNT})\s+(?P<unit>day|week|month|year)s?\s+(?:ago|earlier|previously|before|prior)\b", re.I
+    rf"(?<![.\d])\b(?P<n>{_COUNT})\s+(?P<unit>day|week|month|year)s?\s+(?:ago|earlier|previously|before|prior)\b", re.I
 )
 _LATER = re.compile(
-    rf"\b(?:{_COUNT}\s+(?:hour|day|week|month|year)s?\s+(?:later|after)|(?:next|following)\s+day)\b", re.I
+    rf"(?<![.\d])\b(?:{_COUNT}\s+(?:hour|day|week|month|year)s?\s+(?:later|after)|(?:next|following)\s+day)\b", re.I
 )
 _DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
 _SINCE_DAY = re.compile(
