@@ -8,7 +8,7 @@ from importlib import resources
 _NUMBER = re.compile(r"[<>≤≥]?\s*([-+]?\d+(?:[.,]\d+)*)\s*%?")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "⁶": "^6", "⁹": "^9", "µ": "u", "μ": "u", "×": "x", "*": "^"})
-_SUPERSCRIPT_RUNS = {"¹²": "^12", "10e9": "10^9", "10e12": "10^12", "10e3": "10^3"}
+_SUPERSCRIPT_RUNS = {"10⁹": "10^9", "10⁶": "10^6", "¹²": "^12", "10e9": "10^9", "10e12": "10^12", "10e3": "10^3"}
 
 
 _DEGREES = {"c": "Cel", "f": "[degF]"}

@@ -155,6 +155,8 @@ def _row_at(table: Mapping[int, rows.Row], position: int) -> rows.Row | None:
 
 def _column_date(text: str, name_end: int, row: rows.Row) -> tuple[int, int] | None:
     """The date above a row's last value: "Test  2 Sep  8 Sep  Unit" over "Haemoglobin  118  121  g/L"."""
+    if row.day:
+        return row.day
     header = columns(text, row.name[0])
     if header is None:
         return None

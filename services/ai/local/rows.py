@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from services.ai import dates
 from services.ai.units import known_units
 
+from . import tables
 from .sections import columns, one_of, rules
 
 Stretch = tuple[int, int]
@@ -38,6 +39,8 @@ class Row:
     unit: Stretch | None
     range: Stretch | None
     flag: Stretch | None
+    day: Stretch | None = None
+    """The date above the value, where each column is a day's."""
 
 
 @cache
@@ -46,7 +49,8 @@ def unit_pattern() -> str:
     alternatives = []
     for unit in sorted(known_units(), key=len, reverse=True):
         pattern = re.escape(unit).replace(r"\^", r"\s?[\^*e]?\s?").replace("u", "[uµμ]").replace("x", "[x×]\\s?")
-        pattern = pattern.replace("/", r"\s?/\s?")
+        pattern = pattern.replace("/", r"\s?/\s?").replace("m2", "m[2²]").replace("9", "[9⁹]")
+        pattern = pattern.replace("mmhg", r"mm\s?hg")
         pattern = re.sub(r"^per|(?<=\w)per(?=minute)", r"\\s?per\\s?", pattern)
         alternatives.append(pattern)
     return rf"(?:{'|'.join(alternatives)})(?![A-Za-z0-9])"
@@ -59,6 +63,7 @@ def _row() -> re.Pattern[str]:
     flag = rf"[(*]*(?P<{{}}>{flags})[)*]*"
     return re.compile(
         rf"^[ \t|*•-]*(?P<name>[A-Za-z0-9][A-Za-z0-9 ,()/%.'-]{{1,45}}?)(?P<leads>[ \t:|.]+)"
+        rf"(?:[(\[](?P<first>{RANGE})[)\]][ \t|]+)?"
         rf"(?:(?P<before>{NUMBER})[ \t|]+){{0,4}}(?P<value>{NUMBER}(?![.,]?\d)|(?i:{words}))"
         rf"(?:[ \t|]*(?<=[\s|\d]){flag.format('early')}(?=[ \t|]))?"
         rf"(?:[ \t|]*(?P<unit>(?i:{unit_pattern()})|{_ANY_RATIO}))?"
@@ -73,7 +78,51 @@ def _row() -> re.Pattern[str]:
 @lru_cache(maxsize=_TEXTS_KEPT)
 def rows(text: str) -> tuple[Row, ...]:
     """Lines that are rows: a name and a value, and a unit or a range that shows it to be a result."""
-    return tuple(_rows(text))
+    tabled = {row.name[0]: row for row in _tabled(text)}
+    others = [row for row in _rows(text) if row.name[0] not in tabled]
+    return tuple(sorted([*tabled.values(), *others], key=lambda row: row.name))
+
+
+def _tabled(text: str) -> Iterator[Row]:
+    """Rows under column names, whatever the order of the columns."""
+    for cells in tables.cells(text):
+        value = _value().fullmatch(text, *cells.value)
+        name = text[slice(*cells.name)]
+        if value is None or not _NAME.fullmatch(name):
+            continue
+        yield Row(
+            cells.name,
+            cells.value,
+            cells.unit if cells.unit and _unit().fullmatch(text, *cells.unit) else None,
+            _inside(text, cells.range, _RANGE),
+            _inside(text, cells.flag, _flag()),
+            cells.day,
+        )
+
+
+def _inside(text: str, cell: Stretch | None, wanted: re.Pattern[str]) -> Stretch | None:
+    """What a cell holds, without brackets or stars around it."""
+    match = wanted.fullmatch(text, *cell) if cell else None
+    return match.span(1) if match else None
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,()/%.'’*-]{0,45}")
+_RANGE = re.compile(rf"[(\[]?({RANGE})[)\]]?")
+
+
+@cache
+def _value() -> re.Pattern[str]:
+    return re.compile(rf"{NUMBER}|\d{{1,4}}\s?[:/]\s?\d{{1,4}}|(?i:{one_of(_RESULTS)})")
+
+
+@cache
+def _unit() -> re.Pattern[str]:
+    return re.compile(rf"(?i:{unit_pattern()})|{_ANY_RATIO}|[A-Za-zµμ%][^\s|]{{0,15}}")
+
+
+@cache
+def _flag() -> re.Pattern[str]:
+    return re.compile(rf"[(*]*({one_of(rules('attributes')['flags'])})[)*]*")
 
 
 def _rows(text: str) -> Iterator[Row]:
@@ -89,7 +138,7 @@ def _rows(text: str) -> Iterator[Row]:
             name = next((name for name in names if match[name]), None)
             return None if name is None else (match.start(name) + shift, match.end(name) + shift)
 
-        name, value, bounds = cell("name"), cell("value"), cell("range")
+        name, value, bounds = cell("name"), cell("value"), cell("range", "first")
         if match["before"] and bounds is None and match["value"][0] in "<>≤≥" and not _dated(text, shift):
             value, bounds = cell("before"), value  # "AFP  5.2  < 10  kU/L"
         if name and value and not re.match(r"\s*(?:date|dob|age|page|tel|phone|mrn|nhs)\b", match["name"], re.I):
@@ -100,7 +149,7 @@ def _tells_result(match: re.Match[str]) -> bool:
     """Whether a line is a result: by a unit, a range, or the dots that lead to it."""
     if match["name"].isdecimal():
         return False
-    return any(match[name] for name in ("unit", "unit2", "range")) or _LEADERS in match["leads"]
+    return any(match[name] for name in ("unit", "unit2", "range", "first")) or _LEADERS in match["leads"]
 
 
 def _dated(text: str, position: int) -> bool:
