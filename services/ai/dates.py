@@ -51,7 +51,7 @@ _YEAR = re.compile(
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
     # "Appendicectomy 1968.", "CABG (2015)": after a word, and nothing measured behind it.
     r"|(?:(?<=[a-zA-Z][ (])|(?<=[a-zA-Z] \())(?P<after>(?:19|20)\d\d)"
-    r"(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:for|due|following|[-–])[ \t])",
+    r"(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:(?:for|due|following|[-–])[ \t]|\())",
     re.I | re.M,
 )
 _AGO = re.compile(

@@ -10,7 +10,15 @@ from . import units
 _DOSE = re.compile(r"(\d+(?:[.,]\d+)*)(?:\s?[-–]\s?(\d+(?:[.,]\d+)*))?\s?(\S.*)")
 _COUNTS = {"other": 2, "second": 2, "two": 2, "third": 3, "three": 3, "four": 4, "six": 6, "eight": 8, "twelve": 12}
 _PERIODS = {"hour": "h", "day": "d", "week": "wk", "month": "mo"}
-_EVERY = re.compile(r"every (\d+|[a-z]+)(?: ?(?:-|to) ?(\d+))? (hour|day|week|month)s?|q(\d+)h|(\d+)[- ]hourly")
+_EVERY = re.compile(r"every (\d+|[a-z]+)(?: ?(?:-|to) ?(\d+))? (hour|day|week|month)s?")
+_SHORT: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"q(\d+)h|(\d+)[- ]?(?:hourly|hrly)"), r"1/\1\2h"),
+    (re.compile(r"(\d+)[- ]?weekly"), r"1/\1wk"),
+    (re.compile(r"(\d+)[- ]?monthly"), r"1/\1mo"),
+    (re.compile(r"(\d) ?x ?(?:/|per |a ) ?d(?:ay)?"), r"\1/d"),
+    (re.compile(r"every (?:mon|tues|wednes|thurs|fri|satur|sun)day"), "1/wk"),
+)
+"""What no list holds → its code."""
 _AS_NEEDED = re.compile(r"[ ,]+(?:as needed|as required|when required|when needed|if needed|if required|prn)$")
 
 
@@ -44,12 +52,11 @@ def frequency(text: str) -> str | None:
     if (shorter := _AS_NEEDED.sub("", plain)) != plain:
         code = frequency(shorter)
         return f"{code} as needed" if code else None
+    short = next((match.expand(code) for form, code in _SHORT if (match := form.fullmatch(plain))), None)
     match = _EVERY.fullmatch(plain)
     if match is None:
-        return None
-    count, upper, period, hours, hourly = match.groups()
-    if period is None:
-        return f"1/{hours or hourly}h"
+        return short
+    count, upper, period = match.groups()
     times = int(count) if count.isdigit() else _COUNTS.get(count)
     if times is None:
         return None

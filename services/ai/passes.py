@@ -64,6 +64,8 @@ _DONE_WITH_A_VALUE = frozenset({"test", "vital_sign", "imaging", "examination"})
 """What was done if it has a result: "CRP negative" negates the result, "no CRP was taken" the test."""
 _DAY = re.compile(r"\d{4}(?:-\d\d|$)")
 _MONTHS_PAST = 6
+_OVER_WHEN_DATED = frozenset({"procedure", "clinical_event", "symptom"})
+"""What a day years ago makes a thing of the past; a disease that was found then may last."""
 _COMPARATOR = re.compile(r"[<>≤≥]=?\s?$")
 _AT_ONCE = 4
 """Questions of one job under way together. Forty pages use forty workers; one job must not use up the rate limit."""
@@ -359,7 +361,11 @@ def _entity(
     assertion = answer.assertion
     if assertion == "negated" and finding.label in _DONE_WITH_A_VALUE and "value" in attributes:
         assertion = "affirmed"
-    if assertion == "affirmed" and finding.label == "procedure" and _is_past(attributes.get("time"), document_date):
+    if (
+        assertion == "affirmed"
+        and finding.label in _OVER_WHEN_DATED
+        and _is_past(attributes.get("time"), document_date)
+    ):
         assertion = "historical"
     links = {(link.relation, link.to) for link in answer.links if link.to in known_ids and link.to != finding.id}
     codes = finding.codes

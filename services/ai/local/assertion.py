@@ -42,9 +42,9 @@ _SEEN = frozenset({"symptom", "disease"})
 _POLITE = re.compile(r"\b(?:grateful|obliged|appreciate|appreciated|kind|helpful)(?:\s+it)?\s+if\s+you\b", re.I)
 """A letter's way to ask: it makes nothing conditional."""
 _ASKED = re.compile(
-    r"(?:^|[.;:,(]|\b(?:and|also|then|please|pls|to|will|we|i|have|has)\b)\W*"
+    r"(?:^|[.;:,(]|\b(?:and|also|then|please|pls|to|will|would|we|i|have|has)\b)\W*"
     r"(?:(?:be\s+)?(?:suggest|recommend|advise|consider|arrange|request|offer|book|order)(?:ed|s)?"
-    r"|repeat|re-?check|rpt|check|refer(?:red)?\s+for|trial(?:\s+of)?|please|needs?)\b[^.;]*$",
+    r"|(?:have|undergo|need|require)(?=\s+an?\b)|repeat|re-?check|rpt|check|refer(?:red)?\s+for|trial(?:\s+of)?|please|needs?)\b[^.;]*$",
     re.I,
 )
 """Somebody is to do what follows. "Repeat CXR showed" it done."""
@@ -54,7 +54,7 @@ _TO_COME = re.compile(
     r"\s*(?:is|are|was|were|has\s+been|have\s+been|will\s+be)?\s*"
     r"(?:planned|advised|suggested|recommended|requested|awaited|pending|to\s+follow|due(?!\s+to)|booked"
     r"|(?:could|might|may)\s+(?:be\s+)?(?:added|considered|started|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
-    r"|next\s+(?:wk|week|month|year)|to\s+be\s+(?:done|repeated|arranged|considered|checked))\b",
+    r"|(?:at\s+(?:the\s+)?)?next\s+(?:wk|week|month|year|visit|appointment|clinic)|be\s+arranged|to\s+be\s+(?:done|repeated|arranged|considered|checked))\b",
     re.I,
 )
 """What stands behind a list of what is still to be done."""
@@ -153,6 +153,8 @@ def assertion(
         return "historical"
     if absent:
         return "negated"
+    if label in ("procedure", "medication") and _is_to_come(clause, label):
+        return "hypothetical"  # "I would suggest a biopsy"
     return _doubt(text[start:end], clause, label=label) or _past_or_planned(
         text[start:end], clause, kind=kind, label=label, role=role
     )

@@ -39,7 +39,8 @@ _DOSE = re.compile(
 )
 _EVERY = re.compile(
     r"\bevery\s+(?:\d+(?:\s?(?:-|to)\s?\d+)?|two|three|four|six|eight|twelve|other|second|third)"
-    r"\s+(?:hours?|days?|weeks?|months?)\b|\bq\d+h\b|\b\d+[- ]hourly\b",
+    r"\s+(?:hours?|days?|weeks?|months?)\b|\bq\d+h\b|\b\d+[- ]?(?:hourly|hrly|weekly|monthly)\b"
+    r"|\bevery\s+(?:mon|tues|wednes|thurs|fri|satur|sun)day\b|\b\d\s?x\s?(?:/|per\s|a\s)\s?(?:day|d)\b",
     re.I,
 )
 _AS_NEEDED = re.compile(
@@ -61,9 +62,10 @@ _OPENS = re.compile(
     r"(?:(?:past|last|previous)\s+)?",
     re.I,
 )
-_JOINS = re.compile(r"\s*(?:,?\s*(?:and|&|\+|/)|,)\s*", re.I)
+_AND = re.compile(r"\band\b", re.I)
+_JOINS = re.compile(r"\s*(?:,?\s*(?:and|with|&|\+|/)|,)\s*", re.I)
 """What stands between the items of a list."""
-_LAST_JOINS = re.compile(r"\s*,?\s*(?:and|&|\+)\s*", re.I)
+_LAST_JOINS = re.compile(r"\s*,?\s*(?:and|with|&|\+)\s*", re.I)
 _DONE_FOR = re.compile(r"\s+(?:for|due to|d/t|because of)\s+(?:an?\s+|the\s+)?", re.I)
 _HEADS = re.compile(r"\s?\)?\s?:")
 _APART = re.compile(r"[,.;:(\n]|\s[-–]\s|\s{3}")
@@ -80,6 +82,14 @@ _BESIDE = 40
 """Findings on either side that may stand between a finding and its date."""
 _BESIDE_TEST = 4
 """Characters between a test and its date: "US on 3/5/2025"."""
+_CELL_BEFORE = re.compile(r"[ \t|]*(\S+(?: \S+)*)(?:[ \t]{3,}|[ \t]*\|[ \t]*)$")
+_DIRECTIONS = re.compile(
+    r"[^\n]{0,80}\n[ \t]*(?:shake well\.?[ \t]*)?"
+    r"(?P<directions>(?:take|instil|apply|use|inhale|inject|insert|give|put|place|swallow|spray|chew|dissolve)\b[^\n]*)",
+    re.I,
+)
+"""What a pharmacy's label says below a medicine's name."""
+_LABEL_REACH = 240
 _REACH = 90
 """Characters after a medicine in which its dose, route and frequency stand; a longer line belongs to something else."""
 
@@ -88,10 +98,10 @@ _REACH = 90
 def _measure() -> re.Pattern[str]:
     flags = one_of(rules("attributes")["flags"])
     return re.compile(
-        rf"(?P<value>\d{{2,3}}\s?/\s?\d{{2,3}}(?!\d|/)|{rows.NUMBER}(?:\s?[-–]\s?\d+(?:\.\d+)?)?)"
+        rf"(?P<value>\d{{1,3}}\s?/\s?\d{{1,3}}(?!\d|/)|1\s?:\s?\d{{1,4}}(?!\d)|{rows.NUMBER}(?:\s?[-–]\s?\d+(?:\.\d+)?)?)"
         rf"(?:\s?(?P<unit>(?i:{rows.unit_pattern()})))?"
         r"(?:\s*[(\[]\s*(?i:(?:ref(?:erence)?|normal)[ .:]*(?:range|value)?[ :]*)?"
-        rf"(?P<range>{rows.RANGE})[^)\]\n]{{0,15}}[)\]])?"
+        rf"(?P<range>{rows.RANGE})(?![-/]\d)[^)\]\n]{{0,15}}[)\]])?"
         rf"(?:[ \t]+\(?(?P<flag>{flags})\)?(?=[ \t]*(?:\n|$|[;,])))?"
     )
 
@@ -123,10 +133,14 @@ def attributes(
         elif target.label in MEASURED:
             found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
         elif target.label in ("medication", "procedure"):
-            medicine_end = next(
-                (starts[other] for other in range(after, len(starts)) if ordered[other].label == target.label), high
+            next_start = next(
+                (starts[other] for other in range(after, len(starts)) if ordered[other].label == target.label),
+                len(text),
             )
-            found += _prescribed(text, target, max(previous, low), min(medicine_end, high, target.end + _REACH))
+            label = _DIRECTIONS.match(text, target.end, next_start)
+            end = min(next_start, label.end() if label else high, target.end + (_LABEL_REACH if label else _REACH))
+            directed = label.start("directions") if label else target.end
+            found += _prescribed(text, target, max(previous, low), end, directed=directed)
         if target.kind in ("event", "observation"):
             found += _described(text, target, max(previous, low), min(following, high))
         near = times[bisect_left(times, (target.start - _FAR, 0)) : bisect_right(times, (target.end + _FAR, len(text)))]
@@ -212,9 +226,10 @@ def said_of_a_result(text: str, start: int, end: int) -> list[Found]:
     return [("value", *match.span("value")), ("unit", *match.span("unit"))]
 
 
-def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Found]:
+def _prescribed(text: str, target: Target, previous: int, end: int, *, directed: int) -> list[Found]:
+    """Dose, route and frequency of a medicine; ``directed`` is where a label's directions begin, below its name."""
     found: list[Found] = []
-    doses = list(_DOSE.finditer(text, target.end, end))
+    doses = list(_DOSE.finditer(text, directed, end)) or list(_DOSE.finditer(text, target.end, end))
     # "Carmellose 0.5%  1 drop": the strength is how much only where nothing else is.
     dose = next((one for one in doses if not one.group().endswith("%")), doses[0] if doses else None)
     if dose is None:
@@ -241,12 +256,23 @@ def _prescribed(text: str, target: Target, previous: int, end: int) -> list[Foun
         if name == "frequency":
             every = _EVERY.search(text, target.end, end)
             hit = every if every and (hit is None or every.start() <= hit.start()) else hit
+            hit = hit or _column_before(text, target.start)
             if hit:
                 needed = _AS_NEEDED.match(text, hit.end(), end)
                 found.append(("frequency", hit.start(), needed.end() if needed else hit.end()))
         elif hit:
             found.append(("route", *hit.span()))
     return found
+
+
+def _column_before(text: str, start: int) -> re.Match[str] | None:
+    """How often a medicine is taken, where a table has that in the column before it."""
+    line = text.rfind("\n", 0, start) + 1
+    cell = _CELL_BEFORE.match(text, line, start)
+    if cell is None:
+        return None
+    often = next(iter(words_for("frequencies").within(text, *cell.span(1))), None) or _EVERY.match(text, *cell.span(1))
+    return often if often and often.span() == cell.span(1) else None
 
 
 def _meant(word: str, *, dosed: bool) -> bool:
@@ -340,7 +366,11 @@ def _belongs_behind(
         return True
     opens = _opens(text, low, start, lasting=lasting)
     if _free(others, end, target.start):
-        return (opens or _close(text, end, target)) and (lasting or not _DONE_FOR.fullmatch(text, end, target.start))
+        if lasting or opens:
+            return opens or _close(text, end, target)
+        # "a stent in 2018 and asthma", "hemithyroidectomy 2011 for goitre"
+        apart = _DONE_FOR.fullmatch(text, end, target.start) or _AND.search(text, end, target.start)
+        return apart is None and _close(text, end, target)
     return lasting and opens and _listed(text, others, end, target.start)
 
 

@@ -22,6 +22,7 @@ _YIELDS = re.compile(
     re.I,
 )
 """Behind a medicine that bacteria yield to, or don't: it is tested, not taken."""
+_YIELDS_TO = re.compile(r"\b(?:sensitive|resistant|susceptible)\s+to\s+(?:[a-z-]+(?:,\s+|\s+and\s+|\s+or\s+))*$", re.I)
 _DOSE_FOLLOWS = re.compile(
     r"[\s:,(]{0,3}\d+(?:[.,]\d+)?\s?(?:mg|mcg|micrograms?|g|ml|units?|iu|puffs?|tablets?)\b(?!\s?/)", re.I
 )
@@ -32,7 +33,7 @@ _LISTED_MEDICINE = re.compile(
 )
 _VACCINE_FOLLOWS = re.compile(r"\s+(?:(?:and|or)\s+\w+\s+)?(?:vaccin|immuni[sz]ation|booster|(?:shot|jab)\b)", re.I)
 _ALLERGY_BEFORE = re.compile(r"\b(?:allerg(?:y|ic|ies)(?:\s+to)?|intoleran(?:t|ce)\s+(?:to|of))\b[^.;\n]{0,40}$", re.I)
-_ALLERGY_FOLLOWS = re.compile(r"\s+(?:allerg|intoleran|hypersensitiv|anaphyla)", re.I)
+_ALLERGY_FOLLOWS = re.compile(r"[ \t]+(?:allerg|intoleran|hypersensitiv|anaphyla)", re.I)
 _NAMES_ALLERGY = re.compile(r"allerg|hypersensitiv|anaphyla|intoleran", re.I)
 _OF_CARE = re.compile(
     r"['’]?s?\s+(?:clinics?|services?|teams?|departments?|nurses?|wards?|specialists?|consultants?|registrars?|society"
@@ -267,7 +268,7 @@ _LEADS = re.compile(
     re.I,
 )
 _TRAILS = re.compile(
-    r"\s+(?:recur(?:s|red)?|improv(?:es|ed)|worsen(?:s|ed)|resolv(?:es|ed)|persist(?:s|ed)|subsid(?:es|ed)|disappear(?:s|ed))$",
+    r"\s+(?:recur(?:s|red)?|improv(?:es|ed)|worsen(?:s|ed)|resolv(?:es|ed)|persist(?:s|ed)|subsid(?:es|ed)|disappear(?:s|ed)|resistant|sensitive|susceptible)$",
     re.I,
 )
 """What the reports' annotators at times took for a part of the finding."""
@@ -391,7 +392,11 @@ def _in_context(span: Span, page: Layout) -> Span:
         label = "medication"
     if text[span.start : span.end] == "MR" and _DEGREE_BEFORE.search(text, max(0, span.start - 30), span.start):
         label = "symptom"  # mitral regurgitation: no imaging is mild
-    if label == "medication" and (role == "sensitivities" or _YIELDS.match(text, span.end)):
+    if label == "medication" and (
+        role == "sensitivities"
+        or _YIELDS.match(text, span.end)
+        or _YIELDS_TO.search(text, max(0, span.start - 60), span.start)
+    ):
         label = "test"
     if label == "disease" and _VACCINE_FOLLOWS.match(text, span.end):
         label = "procedure"

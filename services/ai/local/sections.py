@@ -19,7 +19,8 @@ _PROSE_FROM = 60
 _DATE_CELL = r"(?:(?:19|20)\d\d-\d\d-\d\d|\d{1,2}[ /.-](?:\d{1,2}|[A-Z][a-z]{2,8})(?:[ /.-](?:\d{4}|\d\d))?)"
 _COLUMNS = re.compile(
     r"^[ \t]*(?:(?:(?i:test|analyte|investigation|name|results?|value|units?|ref(?:erence)?\.?|range|interval|flag"
-    r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment|time|when|how)s?\b"
+    r"|normal|status|date|drug|dose|route|frequency|form|strength|indication|medicine|comment|time|when"
+    r"|how often|how|started|prescriber|reference|quantity)s?\b"
     rf"|{_DATE_CELL}(?![\w/.-]))[ \t|/()]*){{2,}}$",
     re.M,
 )
@@ -187,7 +188,7 @@ def sections(text: str, role: str = "other") -> list[Section]:
         marks[match.start()] = (match.end(), named)
         if named in _ENDS_WITH_PARAGRAPH:
             entry = inline and named in _ENDS_WITH_LINE
-            end = _entry_end(text, match.end()) if entry else _paragraph_end(text, match.end())
+            end = _entry_end(text, match.end()) if entry else _paragraph_end(text, match.end(), told=bool(inline))
             if end is not None:
                 marks.setdefault(end, (end, "other"))
     for match in _COLUMNS.finditer(text):
@@ -233,14 +234,17 @@ def _titles(text: str) -> list[int]:
     return found
 
 
-def _paragraph_end(text: str, position: int) -> int | None:
-    """Where the paragraph below a heading ends. A blank line inside a list, as OCR leaves them, does not end it."""
+def _paragraph_end(text: str, position: int, *, told: bool) -> int | None:
+    """Where the paragraph below a heading ends. A blank line inside a list, as OCR leaves them, does not end it.
+
+    Where something is ``told`` on the heading's own line, whatever is no item of a list ends it.
+    """
     filled = re.compile(r"\s*").match(text, position)
     at = filled.end() if filled else position
     while (blank := re.compile(r"\n[ \t]*\n\s*").search(text, at)) is not None:
         at = blank.end()
         line = text[at:].partition("\n")[0].strip()
-        if not re.match(r"[•*–-]|\d{1,2}[.)]", line) and (len(line) >= _PROSE_FROM or line.endswith(".")):
+        if not re.match(r"[•*–-]|\d{1,2}[.)]", line) and (told or len(line) >= _PROSE_FROM or line.endswith(".")):
             return at
     return None
 
@@ -292,12 +296,15 @@ _WRAPPED_FROM = 60
 _DAY_AT_END = re.compile(r"\d[ \t]+(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*[ \t]*$(?<=\w)", re.I)
 _LABEL = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){0,2}[ \t]*:[ \t]")
 """What begins a line of a form, whatever stands above it: "Patient: …"."""
+_COLUMNS_OF_LINE = re.compile(r"\S {3,}\S.* {3,}\S")
 _IN_COLUMNS = re.compile(r"[A-Z][\w'’/-]*(?: [\w'’/-]+){0,2}[ \t]{3,}\S")
 """So does what is parted from its answer by a column: "Avoid     metoclopramide"."""
 
 
 def _wraps(text: str, match: re.Match[str]) -> bool:
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    if _COLUMNS_OF_LINE.search(line):
+        return False
     if _DAY_AT_END.search(line):
         return True  # a date that goes on in the next line, with its year
     if _LABEL.match(text, match.end()) or _IN_COLUMNS.match(text, match.end()):
