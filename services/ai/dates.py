@@ -142,6 +142,7 @@ _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_BEFORE = re.compile(r"\b(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?(?:day)?,?\s+$", re.I)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
+_GAP = re.compile(r" {3,}|\t")
 _BESIDE = 15
 """Characters beside an unlabelled date on its line ("London,"): more is prose, and its date is not the document's."""
 
@@ -286,7 +287,9 @@ def _in_title(text: str, position: int) -> bool:
 def _beside(text: str, start: int, end: int) -> str:
     """What else the line says on which [start, end) stands."""
     line_end = text.find("\n", end)
-    return (text[text.rfind("\n", 0, start) + 1 : start] + text[end : line_end if line_end >= 0 else len(text)]).strip()
+    before, after = text[text.rfind("\n", 0, start) + 1 : start], text[end : line_end if line_end >= 0 else len(text)]
+    # What opens a line stands apart from what is in its next column.
+    return (before + (after if before.strip() else _GAP.split(after, maxsplit=1)[0])).strip()
 
 
 def resolve(text: str, known: Calendar) -> str | None:

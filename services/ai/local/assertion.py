@@ -39,7 +39,10 @@ _WORDS_OF_ITEM = 4
 _MEANS = re.compile(r"\b(?:by|on|via|using)\s+(?:an?\s+|the\s+|her\s+|his\s+)?$", re.I)
 """What was found, or not, was found by the test that follows: it was done."""
 _SEEN = frozenset({"symptom", "disease"})
-_POLITE = re.compile(r"\b(?:grateful|obliged|appreciate|appreciated|kind|helpful)(?:\s+it)?\s+if\s+you\b", re.I)
+_POLITE = re.compile(
+    r"\b(?:(?:should|would)\s+be\s+)?(?:(?:most|very)\s+)?(?:grateful|obliged|appreciate|appreciated|kind|helpful)(?:\s+it)?\s+if\s+you\b",
+    re.I,
+)
 """A letter's way to ask: it makes nothing conditional."""
 _ASKED = re.compile(
     r"(?:^|[.;:,(]|\b(?:and|also|then|please|pls|to|will|would|we|i|have|has)\b)\W*"

@@ -15,6 +15,7 @@ from .assertion import relative_speaks
 from .sections import WHITE_SPACE, Layout, Section, at, layout, one_of, rules
 from .tagger import Tagger
 from .tokens import tokens
+from .words import phrase
 
 _YIELDS = re.compile(
     r"[ \t]*(?:[ \t]|:|\.{3,})[ \t]*(?:(?-i:[SRI])|susceptible|sensitive|resistant|intermediate)"
@@ -79,6 +80,8 @@ _PAPER = 120
 """Characters that a printed line has at most."""
 _WHOLE = frozenset({"disease", "symptom", "imaging"})
 _FAMILY = frozenset({"disease", "symptom"})
+_TAKEN_FOR = frozenset({"test", "symptom"})
+"""What the tagger, taught on prose, takes the names of people and places for in letterheads and forms."""
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 _NUMBER = "0"
 """Stands for any number among the words that a pattern begins with."""
@@ -202,7 +205,10 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     in_prose: list[Span] = []
     in_lists: list[Span] = []
     for span in tagged:
-        (in_prose if _is_prose(_line(text, span.start)) else in_lists).append(span)
+        if _is_prose(_line(text, span.start)):
+            in_prose.append(span)
+        elif span.label not in _TAKEN_FOR or _has_known_word(text[span.start : span.end]):
+            in_lists.append(span)
     # In order of trust: where spans overlap, the earlier stays. The tagger learnt prose; in lists terms know better.
     spans = union(
         [
@@ -217,6 +223,13 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     spans = [span for span in spans if not _names_a_place(span, text)]
     found = [_in_context(span, page) for span in spans if _about_a_patient(span, text, page.parts)]
     return [span for span in found if span.label != "allergen"]
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _has_known_word(printed: str) -> bool:
+    """Whether a term holds one of the words."""
+    known = terminology.load()
+    return any(known.parts(word) for word in phrase(printed).split())
 
 
 def _longer(span: Span, terms: Sequence[Span]) -> Span:
