@@ -18,7 +18,11 @@ _PRESENT_HISTORY = re.compile(
 _STANDING = frozenset({"age", "sex", "occupation", "background"})
 """True of the patient on the day of writing, whatever the sentence goes on to say."""
 _PASSING = frozenset({"event", "intervention"})
-_DONE = re.compile(r"(?<!be )(?<!not )\b(?:taken|done|performed|given|sent|completed|carried out|showed)\b", re.I)
+_DONE = re.compile(
+    r"(?<!be )(?<!not )\b(?:taken|done|performed|given|sent|completed|carried out"
+    r"|showed|revealed|demonstrated|confirmed)\b",
+    re.I,
+)
 _LONGEST = 800
 """Characters of a sentence on either side; a page without stops would cost the square of its length."""
 _VACCINE = re.compile(r"vaccin|immuni[sz]ation", re.I)
@@ -61,6 +65,7 @@ _TO_COME = re.compile(
     re.I,
 )
 """What stands behind a list of what is still to be done."""
+_DECLINABLE = frozenset({"medication", "procedure"})
 _DECLINED = re.compile(r"\s*(?:was|were)?\s*(?:offered)?\s*(?:,|and|but)?\s*(?:declined|refused)\b", re.I)
 _TAKEN = re.compile(r"\b(?:takes|taking|currently|current|remains\s+on|maintained\s+on|still\s+on|continues)\b", re.I)
 """Said of a medicine: it is no past, whatever stands around it."""
@@ -124,7 +129,8 @@ def clause(text: str, start: int, end: int, edges: Sequence[tuple[int, int]]) ->
             before = before[last.end() :]
             break
     if first := next(ends.within(text, end, high), None):
-        after = after[: first.start() - end]
+        # "showed" ends what is said, and says that it was done.
+        after = after[: (first.end() if _DONE.fullmatch(first.group()) else first.start()) - end]
     return Clause(before, after, present_before, present_after, (low, high), sentence_before)
 
 
@@ -146,7 +152,8 @@ def assertion(
     """What the page states about [start, end), which stands in this clause."""
     if label in _STANDING:
         return "affirmed"
-    if label in _SEEN and _NON.search(text, max(0, start - 5), start):
+    absent_by_form = label in _SEEN and _NON.search(text, max(0, start - 5), start)
+    if absent_by_form or (label in _DECLINABLE and _DECLINED.match(clause.after)):
         return "negated"
     absent = ruled_absent(text[start:end], clause, label=label)
     if kind != "context" and (absent or (cue_near(text, start, end) and not _ruled_present(clause, label=label))):
@@ -156,11 +163,11 @@ def assertion(
         return "historical"
     if absent:
         return "negated"
-    if label in ("procedure", "medication") and _is_to_come(clause, label):
-        return "hypothetical"  # "I would suggest a biopsy"
-    return _doubt(text[start:end], clause, label=label) or _past_or_planned(
-        text[start:end], clause, kind=kind, label=label, role=role
+    # "I would suggest a biopsy" doubts nothing.
+    doubt = (
+        None if label in _DECLINABLE and _is_to_come(clause, label) else _doubt(text[start:end], clause, label=label)
     )
+    return doubt or _past_or_planned(text[start:end], clause, kind=kind, label=label, role=role)
 
 
 def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
@@ -175,8 +182,6 @@ def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
         return clause.goes_on_with("results", "not_done") or (
             negated.may_stand(clause.present_before) and _NOT_DONE.search(before) is not None
         )
-    if label in ("medication", "procedure") and _DECLINED.match(clause.after):
-        return True
     return negated.stands(before, clause.present_before) or _negated_after(clause)
 
 

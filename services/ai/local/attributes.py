@@ -131,13 +131,14 @@ def attributes(
             if when := _column_date(text, target.end, row):
                 found.append(("time", *when))
         elif target.label in MEASURED:
-            found += _measured(text, target, low=low, previous=max(previous, low), end=min(following, high))
+            # What a culture grew is a finding of its own, too.
+            end = high if _GROWS.search(target.quote) else min(following, high)
+            found += _measured(text, target, low=low, previous=max(previous, low), end=end)
         elif target.label in ("medication", "procedure"):
-            next_start = next(
-                (starts[other] for other in range(after, len(starts)) if ordered[other].label == target.label),
-                len(text),
-            )
-            label = _DIRECTIONS.match(text, target.end, next_start)
+            others = [other.start for other in ordered[after:] if other.label == target.label]
+            line_end = text.find("\n", target.end)
+            label = _DIRECTIONS.match(text, target.end, next((o for o in others if o > line_end >= 0), len(text)))
+            next_start = next((o for o in others if label is None or o > label.start("directions")), len(text))
             end = min(next_start, label.end() if label else high, target.end + (_LABEL_REACH if label else _REACH))
             directed = label.start("directions") if label else target.end
             found += _prescribed(text, target, max(previous, low), end, directed=directed)

@@ -66,7 +66,7 @@ _STREET = re.compile(
     r"(?<!\w)\d{1,4}[A-Za-z]?,?[ \t]+(?:[A-Z][a-z'’]+[ \t]+){1,3}"
     r"(?:Street|Road|Avenue|Lane|Drive|Close|Way|Crescent|Terrace|Place|Court|Gardens|Square|Boulevard)\b"
 )
-_FIGURE_AT_END = re.compile(r"\s+\d+(?:[.,]\d+)?$")
+_FIGURE_AT_END = re.compile(r"\s+\d+(?:[.,]\d+)?(?:\s?°?[CF]|\s?%)?$")
 _DEGREE_BEFORE = re.compile(r"\b(?:trivial|trace|mild|moderate|severe)(?:\s+to\s+(?:moderate|severe))?\s+$", re.I)
 _ITEM_FOLLOWS = re.compile(r"[.)]\s[A-Z]")
 _CHEST_BEFORE = re.compile(r"\b(?:lungs?|chest|resp|pulm)\b[\s:-]*(?:are\s+|is\s+)?$", re.I)
@@ -277,7 +277,7 @@ def union(found: Sequence[Sequence[Span]]) -> list[Span]:
 
 
 _LEADS = re.compile(
-    r"(?:(?:no|not|without|any|the|an?|his|her|your|their|our|oral|intravenous|subcutaneous|intramuscular|topical|iv|po)\s+)*",
+    r"(?:(?:no|not|without|takes|taking|uses|using|started|commenced|any|the|an?|his|her|your|their|our|oral|intravenous|subcutaneous|intramuscular|topical|iv|po)\s+)*",
     re.I,
 )
 _TRAILS = re.compile(
