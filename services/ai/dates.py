@@ -228,12 +228,18 @@ def calendar(texts: Iterable[str]) -> Calendar:
     return Calendar(own, day_first)
 
 
+_AMBIGUOUS = re.compile(r"\d[/.-]\d")
+"""Without one of these nobody asks for an order."""
+
+
 def _order(pages: Sequence[str]) -> bool | None:
     """Whether a day stands before its month: as one date or weekday shows, or as the country of the words does."""
     orders = {
         first for text in pages for match in _NUMERIC.finditer(text) if (first := _shows_order(text, match)) is not None
     }
-    return next(iter(orders)) if len(orders) == 1 else None if orders else _of_country(pages)
+    if orders:
+        return next(iter(orders)) if len(orders) == 1 else None
+    return _of_country(pages) if any(map(_AMBIGUOUS.search, pages)) else None
 
 
 def _shows_order(text: str, match: re.Match[str]) -> bool | None:

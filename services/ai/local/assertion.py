@@ -231,7 +231,9 @@ def _is_to_come(clause: Clause, label: str) -> bool:
     if _RESULT.match(clause.after):
         return False
     asked = _ONLY_TRIED if label == "medication" else _ASKED
-    return _TO_COME.match(clause.after) is not None or asked.search(clause.before) is not None
+    if cue("planned", "before").may_stand(clause.present_before) and asked.search(clause.before):
+        return True
+    return cue("planned", "after").may_stand(clause.present_after) and _TO_COME.match(clause.after) is not None
 
 
 def _was_given(clause: Clause) -> bool:

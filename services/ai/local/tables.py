@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from services.ai import dates
@@ -21,7 +22,7 @@ _NAMES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("name", re.compile(r"(?:test|analyte|investigation|parameter|component|determination)s?(?: name)?|name", re.I)),
 )
 _CELL = re.compile(r"[^\s|]+(?:[ ][^\s|]+)*")
-_LEAST = 3
+_LEAST, _MOST = 3, 12
 """Columns of a table: with fewer, a line's own form tells as much."""
 
 
@@ -67,11 +68,13 @@ def cells(text: str) -> Iterator[Cells]:
 
 def _columns(line: str, text: str) -> list[Column]:
     """The columns that a line names, or none where it is no such line."""
+    if len(named := list(islice(_CELL.finditer(line), _MOST + 1))) not in range(_LEAST, _MOST + 1):
+        return []
     found = []
-    for cell in _CELL.finditer(line):
+    for cell in named:
         kind = next((kind for kind, name in _NAMES if name.fullmatch(cell.group())), None)
         day = None
-        if kind is None and dates.find(cell.group()) == [(0, len(cell.group()))]:
+        if kind is None and cell.group()[0].isdigit() and dates.find(cell.group()) == [(0, len(cell.group()))]:
             kind, day = "day", dates.resolve(cell.group(), dates.calendar([text]))
         if kind is not None:
             found.append(Column(kind, *cell.span(), day))
