@@ -228,18 +228,15 @@ def calendar(texts: Iterable[str]) -> Calendar:
     return Calendar(own, day_first)
 
 
-_AMBIGUOUS = re.compile(r"\d[/.-]\d")
-"""Without one of these nobody asks for an order."""
-
-
 def _order(pages: Sequence[str]) -> bool | None:
     """Whether a day stands before its month: as one date or weekday shows, or as the country of the words does."""
-    orders = {
-        first for text in pages for match in _NUMERIC.finditer(text) if (first := _shows_order(text, match)) is not None
-    }
+    shown = [_shows_order(text, match) for text in pages for match in _NUMERIC.finditer(text)]
+    orders = set(shown) - {None}
     if orders:
-        return next(iter(orders)) if len(orders) == 1 else None
-    return _of_country(pages) if any(map(_AMBIGUOUS.search, pages)) else None
+        return orders.pop() if len(orders) == 1 else None
+    # Where no date could be read in two ways, nobody asks for the country.
+    asked = shown or any(short in text for short in ("/12", "/24") for text in pages)
+    return _of_country(pages) if asked else None
 
 
 def _shows_order(text: str, match: re.Match[str]) -> bool | None:
