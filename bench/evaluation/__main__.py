@@ -1,8 +1,9 @@
 """``make eval``: how well a provider and model find, understand and link, on any annotated folder.
 
 CORPUS=folder (brat or JSONL) scores that alone; otherwise it is MACCROBAT, where it lies beside the project or where
-MACCROBAT says, and our own notes. AI_PROVIDER and AI_MODEL choose who answers. ``local`` is trained on MACCROBAT, so
-there it is trained anew for each of five folds and scored on reports that it has not seen.
+MACCROBAT says, and our own notes, the first 30 and those of later authors. AI_PROVIDER and AI_MODEL choose who
+answers. ``local`` is trained on MACCROBAT, so there it is trained anew for each of five folds and scored on reports that
+it has not seen.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from shared.logs import configure_logs
 from . import html, scores
 from .measure import Outcome, read
 
-NOTES = Path(__file__).parent / "notes"
+NOTES, LATER = Path(__file__).parent / "notes", Path(__file__).parent / "later"
 _PROJECT = Path(__file__).parents[2]
 _LIES = (_PROJECT / "shared/data/maccrobat", _PROJECT.parent / "shared/data/maccrobat")
 
@@ -71,7 +72,7 @@ def _corpora(provider: Provider) -> list[tuple[str, list[corpus.Document], bool]
         say("MACCROBAT is not here: name its folder with MACCROBAT=… Only our own notes are scored.")
     else:
         found.append(("maccrobat", corpus.read(reports), provider.name == "local"))
-    return [*found, ("notes", corpus.read(NOTES), False)]
+    return [*found, ("notes", corpus.read(NOTES), False), ("later notes", corpus.read(LATER), False)]
 
 
 async def _all(documents: Sequence[corpus.Document], provider: Provider) -> list[Outcome]:

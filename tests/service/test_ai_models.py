@@ -19,7 +19,8 @@ from services.ai.training import corpus
 from services.ai.training.tagger import sequences
 
 Feature = TypeVar("Feature", str, tuple[str, ...])
-NOTES = Path(__file__).parents[2] / "bench/evaluation/notes"
+EVALUATION = Path(__file__).parents[2] / "bench/evaluation"
+NOTES, LATER = EVALUATION / "notes", EVALUATION / "later"
 REPORT = (
     "A 54-year-old woman presented with a two-week history of dyspnea and chest pain.\n"
     "She denied fever, chills or night sweats.\n"
@@ -32,8 +33,9 @@ def found(text: str) -> dict[str, str]:
     return {text[one.start : one.end]: one.label for one in tagger.load().find(text)}
 
 
-async def test_the_shipped_models_still_read_our_notes() -> None:
-    outcomes = [await measure.read(document, LocalProvider()) for document in corpus.read(NOTES)[::3]]
+@pytest.mark.parametrize("folder", [NOTES, LATER], ids=lambda folder: folder.name)
+async def test_the_shipped_models_still_read_our_notes(folder: Path) -> None:
+    outcomes = [await measure.read(document, LocalProvider()) for document in corpus.read(folder)[::3]]
     overlap, exact = measure.detection(outcomes)
     assert overlap.f1 >= 0.75
     assert exact.f1 >= 0.60
@@ -173,10 +175,11 @@ def test_a_dose_is_said_about_its_own_medicine() -> None:
         assert (words, about.id) == (words, owner)
 
 
-def test_the_truth_of_our_notes_stands_where_it_says() -> None:
-    documents = corpus.read(NOTES)
-    assert len(documents) == 30
-    for line in (NOTES / "notes.jsonl").read_text("utf-8").splitlines():
+@pytest.mark.parametrize(("folder", "count"), [(NOTES, 30), (LATER, 42)], ids=["notes", "later"])
+def test_the_truth_of_our_notes_stands_where_it_says(folder: Path, count: int) -> None:
+    documents = corpus.read(folder)
+    assert len(documents) == count
+    for line in (folder / "notes.jsonl").read_text("utf-8").splitlines():
         content = json.loads(line)
         for entity in content["entities"]:
             assert content["text"][entity["start"] : entity["end"]] == entity["quote"]

@@ -31,7 +31,7 @@ from .negation import Negation
 from .sections import at, layout
 from .tagger import Tagger
 
-ENGINE_VERSION = "6"
+ENGINE_VERSION = "7"
 """Raise it whenever a model, rules or terms change what is found: stored findings carry it."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
