@@ -2,8 +2,8 @@
 
 CORPUS=folder (brat or JSONL) scores that alone; otherwise it is MACCROBAT, where it lies beside the project or where
 MACCROBAT says, and our own notes, the first 30 and those of later authors. AI_PROVIDER and AI_MODEL choose who
-answers. ``local`` is trained on MACCROBAT, so there it is trained anew for each of five folds and scored on reports that
-it has not seen.
+answers. ``local`` is trained on MACCROBAT, so there it is trained anew for each of five folds and scored on reports
+that it has not seen.
 """
 
 import asyncio

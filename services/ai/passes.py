@@ -211,6 +211,8 @@ async def _each(items: Sequence[Item], work: Callable[[Item], Awaitable[Result]]
 
     After a failure none is begun, and it is raised when those under way have ended: what they bring is kept.
     """
+    if len(items) == 1:
+        return [await work(items[0])]
     left = iter(enumerate(items))
     results: dict[int, Result] = {}
     failures: list[Exception] = []
