@@ -101,7 +101,7 @@ def _measure() -> re.Pattern[str]:
         rf"(?P<value>\d{{1,3}}\s?/\s?\d{{1,3}}(?!\d|/)|1\s?:\s?\d{{1,4}}(?!\d)|{rows.NUMBER}(?:\s?[-–]\s?\d+(?:\.\d+)?)?)"
         rf"(?:\s?(?P<unit>(?i:{rows.unit_pattern()})))?"
         r"(?:\s*[(\[]\s*(?i:(?:ref(?:erence)?|normal)[ .:]*(?:range|value)?[ :]*)?"
-        rf"(?P<range>{rows.RANGE})(?![-/]\d)[^)\]\n]{{0,15}}[)\]])?"
+        rf"(?P<range>{rows.RANGE})(?!\d|[-/]\d)[^)\]\n]{{0,15}}[)\]])?"
         rf"(?:[ \t]+\(?(?P<flag>{flags})\)?(?=[ \t]*(?:\n|$|[;,])))?"
     )
 
