@@ -78,7 +78,7 @@ def said(entity: Entity) -> dict[str, str]:
         ("Temp 98.4 F, pulse 68.", "Temp", {"value": "98.4", "unit": "F"}),
         ("BP 96/60 mm Hg.", "BP", {"value": "96/60", "unit": "mm Hg"}),
         ("Pain score 7/10.", "Pain score", {"value": "7/10"}),
-        ("Platelets 28,000 /cumm (15-09-2025)", "Platelets", {"value": "28,000", "time": "15-09-2025"}),
+        ("Platelets 28,000 /cumm (15-09-2025)", "Platelets", {"value": "28,000", "unit": "/cumm", "time": "15-09-2025"}),
     ],
 )  # fmt: skip
 async def test_a_result_is_what_stands_in_its_column(table: str, test: str, result: dict[str, str]) -> None:
