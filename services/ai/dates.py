@@ -27,6 +27,7 @@ _COUNT = rf"(?:\d{{1,3}}|{'|'.join(_NUMERALS)})"
 _ANY_YEAR = rf"(?:(?:19|20)\d\d|\d\d(?!\s+{_MONTH}\b))"
 """Two digits are no year where a month follows: "2 Sep 12 Sep" are two days."""
 _ISO = re.compile(r"\b(?P<y>(?:19|20)\d\d)[-/](?P<m>\d\d?)[-/](?P<d>\d\d?)\b")
+_YEAR_FIRST = re.compile(rf"\b(?P<y>(?:19|20)\d\d)[\s-](?P<month>{_MONTH})[\s-](?P<d>\d\d?)\b", re.I)
 _DAY_MONTH = re.compile(
     rf"\b(?P<d>\d\d?)(?:st|nd|rd|th)?[\s-]+(?:of\s+)?(?P<month>{_MONTH})\.?,?[\s-]+(?P<y>{_ANY_YEAR})\b", re.I
 )
@@ -60,9 +61,11 @@ _AGO = re.compile(
 _LATER = re.compile(
     rf"(?<![.\d])\b(?:{_COUNT}\s+(?:hour|day|week|month|year)s?\s+(?:later|after)|(?:next|following)\s+day)\b", re.I
 )
-_DEIXIS = re.compile(r"\b(?P<word>today|yesterday|last\s+(?:week|month|year))\b", re.I)
+_DEIXIS = re.compile(
+    r"\b(?P<word>today|yesterday|this\s+(?:morning|afternoon|evening)|last\s+night|last\s+(?:week|month|year))\b", re.I
+)
 _SINCE_DAY = re.compile(
-    r"\b(?:since|last)\s+(?:last\s+)?(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?day\b", re.I
+    r"\b(?:since|last|on)\s+(?:last\s+)?(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?day\b", re.I
 )
 _PAST = re.compile(
     r"\b(?:over|in|during|for|within)\s+(?:the\s+)?(?:past|last)\s+(?P<unit>hour|day|week|month|year)\b", re.I
@@ -76,6 +79,8 @@ _LASTING = re.compile(
     r"|(?<!\bin )(?<!\bat )\b(?<![./\d])(?P<hours>\d{1,3})\s?(?-i:h)\b(?!\s?/)"
     # "3/7", "6/52", "3/12": days, weeks, months; the last may be a day in December and needs a word beside it.
     r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
+    # "3d", "2w" of a note in a hurry.
+    r"|(?<!\bin )\b(?<![./\d])(?P<few>\d{1,2})(?-i:(?P<of>[dw]))\b(?!\s?/)"
     r"|(?<=\bfor )(?P<months>\d{1,2})/12(?![\d/])",
     re.I,
 )
@@ -90,7 +95,8 @@ _OWN_DATE = re.compile(
     r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
     r"|clinic|referral|consult|consultation|encounter|entry|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
-    r"|(?:collected|reported|printed|discharged|sent|updated|typed|authori[sz]ed|performed)(?: on)?|date))\s*:?\s*$",
+    r"|(?:collected|reported|printed|discharged|sent|updated|typed|authori[sz]ed|performed)(?: on)?|date))"
+    r"\s*:?\s*(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,?\s+)?$",
     re.I,
 )
 _HEADS_PAPER = re.compile(r"\b(?:visit|note|consultation|encounter|clinic|letter|report|summary|referral)\b", re.I)
@@ -117,13 +123,13 @@ _MONTH_FIRST = re.compile(
 _OPENING = re.compile(r"(?<!\d)\d|\b[A-Za-z]+")
 _COUNTS = re.compile(
     r"(?:19|20)\d\d|\d\d?([/.-])\d\d?\1\d|\d\d?/(?:7|52|12|24|(?:19|20)\d\d)(?!\d)"
-    rf"|(?:\d{{1,3}}(?:st|nd|rd|th)?|[a-z]+)[\s-]*(?:of\s+)?(?:{'|'.join(_MONTHS)}|day|week|month|year|h|wk|mth|mo|yr)",
+    rf"|\d{{1,2}}[dw]\b|(?:\d{{1,3}}(?:st|nd|rd|th)?|[a-z]+)[\s-]*(?:of\s+)?(?:{'|'.join(_MONTHS)}|day|week|month|year|h|wk|mth|mo|yr)",
     re.I,
 )
 """What a number or numeral goes on with where it may be of a date: most are of results, and say "a" of anything."""
 _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys("0123456789", (
-        _ISO, _DAY_MONTH, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING, _SHORTHAND
+        _ISO, _YEAR_FIRST, _DAY_MONTH, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR, _AGO, _LATER, _LASTING, _SHORTHAND
     )),
     **dict.fromkeys(_NUMERALS, (_AGO, _LATER, _LASTING)),
     **dict.fromkeys((*_MONTHS, *_MONTH_NAMES), (_MONTH_DAY, _MONTH_YEAR, _NO_YEAR)),
@@ -132,12 +138,13 @@ _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys(("over", "for", "within"), (_PAST,)),
     "since": (_YEAR, _SINCE_DAY),
     **dict.fromkeys(("next", "following"), (_LATER,)),
-    **dict.fromkeys(("today", "yesterday"), (_DEIXIS,)),
+    **dict.fromkeys(("today", "yesterday", "this"), (_DEIXIS,)),
+    "on": (_SINCE_DAY,),
     "last": (_DEIXIS, _SINCE_DAY),
 }  # fmt: skip
 """A date's first digit or word → the patterns that may begin there."""
 _COUNTING = frozenset({*"0123456789", *_NUMERALS})
-_ABSOLUTE = (_ISO, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
+_ABSOLUTE = (_ISO, _YEAR_FIRST, _DAY_MONTH, _MONTH_DAY, _NUMERIC, _MONTH_YEAR, _NO_YEAR, _YEAR)
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_BEFORE = re.compile(r"\b(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?(?:day)?,?\s+$", re.I)
 _HEAD = 2000
@@ -320,7 +327,7 @@ def _relative(text: str, known: Calendar) -> str | None:
 
 def _deictic(match: re.Match[str], known: Calendar) -> str | None:
     word = re.sub(r"\s+", " ", match["word"].lower())
-    days = {"today": 0, "yesterday": 1}.get(word)
+    days = {"yesterday": 1, "last night": 1}.get(word, None if word.startswith("last") else 0)
     return _back(known.own, days, "day") if days is not None else _back(known.own, 1, word.split()[1])
 
 
@@ -353,6 +360,8 @@ def _period(match: re.Match[str]) -> str:
         return _PERIODS[match["unit"].lower()].format(_count(match["n"]))
     if match["hours"]:
         return _PERIODS["hour"].format(match["hours"])
+    if match["few"]:
+        return _PERIODS["day" if match["of"] == "d" else "week"].format(match["few"])
     if match["months"]:
         return _PERIODS["month"].format(match["months"])
     return _PERIODS["day" if match["whole"] == "7" else "week"].format(match["part"])
@@ -361,7 +370,7 @@ def _period(match: re.Match[str]) -> str:
 def _absolute(text: str, day_first: bool | None) -> str | None:
     if match := _ISO.search(text):
         return _iso(int(match["y"]), int(match["m"]), int(match["d"]))
-    for pattern in (_DAY_MONTH, _MONTH_DAY):
+    for pattern in (_YEAR_FIRST, _DAY_MONTH, _MONTH_DAY):
         if match := pattern.search(text):
             return _iso(_year(match["y"]), _month(match["month"]), int(match["d"]))
     if match := _NUMERIC.search(text):

@@ -27,6 +27,16 @@ ALP                  129       30 - 130        IU/L
 WITHOUT_NAMES = """ALT                  388       10 - 50         IU/L
 AFP                  5.2       < 10            kU/L
 """
+PANELS = """TEST                  REFERENCE      UNITS     RESULT      FLAG
+COMPLETE BLOOD COUNT
+WBC                   4.5-11.0       K/uL      12.8        HIGH
+URINALYSIS
+Leukocyte esterase    Negative                 2+          ABN
+"""
+BARS = """Flag | Analyte       | Result | Units         | Ref interval
+     | Sodium        | 139    | mmol/L        | 135-145
+H    | Creatinine    | 118    | umol/L        | 60-110
+"""
 LEADERS = """Rheumatoid factor ........ 84 IU/mL (0-14)   *HIGH*
 HLA-B27 .................. not detected
 """
@@ -68,6 +78,10 @@ def said(entity: Entity) -> dict[str, str]:
         (RANGE_THEN_UNIT, "ALP", {"value": "129", "unit": "IU/L", "range": "30 - 130"}),
         (WITHOUT_NAMES, "ALT", {"value": "388", "unit": "IU/L", "range": "10 - 50"}),
         (WITHOUT_NAMES, "AFP", {"value": "5.2", "unit": "kU/L", "range": "< 10"}),
+        (PANELS, "WBC", {"value": "12.8", "unit": "K/uL", "range": "4.5-11.0", "flag": "HIGH"}),
+        (PANELS, "Leukocyte esterase", {"value": "2+", "range": "Negative", "flag": "ABN"}),
+        (BARS, "Sodium", {"value": "139", "unit": "mmol/L", "range": "135-145"}),
+        (BARS, "Creatinine", {"value": "118", "unit": "umol/L", "range": "60-110", "flag": "H"}),
         (LEADERS, "Rheumatoid factor", {"value": "84", "unit": "IU/mL", "range": "0-14", "flag": "HIGH"}),
         (LEADERS, "HLA-B27", {"value": "not detected"}),
         ("Vitamin D: 38 nmol/L (normal >50) BELOW RANGE\n", "Vitamin D", {
@@ -78,7 +92,9 @@ def said(entity: Entity) -> dict[str, str]:
         ("Temp 98.4 F, pulse 68.", "Temp", {"value": "98.4", "unit": "F"}),
         ("BP 96/60 mm Hg.", "BP", {"value": "96/60", "unit": "mm Hg"}),
         ("Pain score 7/10.", "Pain score", {"value": "7/10"}),
-        ("Platelets 28,000 /cumm (15-09-2025)", "Platelets", {"value": "28,000", "unit": "/cumm", "time": "15-09-2025"}),
+        ("Platelets 28,000 /cumm (15-09-2025)", "Platelets", {
+            "value": "28,000", "unit": "/cumm", "time": "15-09-2025"
+        }),
     ],
 )  # fmt: skip
 async def test_a_result_is_what_stands_in_its_column(table: str, test: str, result: dict[str, str]) -> None:
@@ -109,6 +125,9 @@ async def test_a_line_of_several_results_is_no_row_of_one() -> None:
         ("Seen 18/11/2025. Clinical details: 6/12 joint pain and morning stiffness.", "stiffness", "6/12", "P6M"),
         ("30 lb weight gain in past year.", "weight gain", "in past year", "P1Y"),
         ("Consultation 18/11/2025\n\nDiarrhoea since Saturday.", "Diarrhoea", "since Saturday", "2025-11-15"),
+        ("Discharged   : Sat 15/03/25\n\nHeadache since Sunday.", "Headache", "since Sunday", "2025-03-09"),
+        ("Discharge date: 2025-Aug-13\n\nCT KUB (Aug 10) ruled out an abscess.", "abscess", "Aug 10", "2025-08-10"),
+        ("Hx: 3d painful rash L side of chest.", "rash", "3d", "P3D"),
         ("Admitted on 16 March 2025 with a 3-hour history of facial droop.", "facial droop", "3-hour", "PT3H"),
     ],
 )
@@ -127,6 +146,8 @@ async def test_a_time_is_of_what_it_dates(text: str, finding: str, time: str, no
         ("24-hour tape: atrial fibrillation.", "atrial fibrillation"),
         ("VA right eye 6/12. Cataract. Seen 18/11/2025.", "Cataract"),
         ("HbA1c 12.1 % (prev 9.4 % Nov 2024).", "HbA1c"),
+        ("Background of COPD and breast cancer 2009.", "COPD"),
+        ("Consider a 3-hour glucose tolerance test.", "glucose tolerance test"),
         ("Temp 37.4  HR 112", "HR"),
     ],
 )
@@ -190,6 +211,10 @@ def test_how_often_has_one_form(printed: str, code: str) -> None:
         ("Rule out tumor.", "tumor", "possible"),
         ("I suspect pemphigus vulgaris.", "pemphigus", "possible"),
         ("1/7 history of fever.", "fever", "affirmed"),
+        ("CT head ruled out a bleed.", "CT head", "affirmed"),
+        ("CT sinuses if not resolved.", "CT", "hypothetical"),
+        ("Liver results may reflect steatosis.", "steatosis", "possible"),
+        ("Discharge medicines\nAspirin 100 mg daily\nMeloxicam - ceased\n", "Meloxicam", "historical"),
         ("Date: 4 March 2025\n\nTonsillectomy in 2012.", "Tonsillectomy", "historical"),
         ("PMHx: asthma, hernia repair 1998. Takes metformin 1 g daily.", "metformin", "affirmed"),
         ("Past history: gout.\n\nGoing home on\n  • Aspirin 100 mg mane\n", "Aspirin", "affirmed"),

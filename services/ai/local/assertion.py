@@ -50,7 +50,7 @@ _POLITE = re.compile(
 """A letter's way to ask: it makes nothing conditional."""
 _ASKED = re.compile(
     r"(?:^|[.;:,(]|\b(?:and|also|then|please|pls|to|will|would|we|i|have|has)\b)\W*"
-    r"(?:(?:be\s+)?(?:suggest|recommend|advise|consider|arrange|request|offer|book|order)(?:ed|s)?"
+    r"(?:(?:be\s+)?(?:suggest|recommend|advise|consider|arrange|request|offer|book|order|plan)(?:ed|s)?"
     r"|(?:have|undergo|need|require)(?=\s+an?\b)|repeat|re-?check|rpt|check|refer(?:red)?\s+for|trial(?:\s+of)?|please|needs?)\b[^.;]*$",
     re.I,
 )
@@ -60,11 +60,15 @@ _TO_COME = re.compile(
     r"(?:\s*(?:,|and\b|&|/|or\b)\s*[A-Za-z][A-Za-z&/ -]{0,30}?){0,4}"
     r"\s*(?:is|are|was|were|has\s+been|have\s+been|will\s+be)?\s*"
     r"(?:planned|advised|suggested|recommended|requested|awaited|pending|to\s+follow|due(?!\s+to)|booked"
-    r"|(?:could|might|may)\s+(?:be\s+)?(?:added|considered|started|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
+    r"|(?:could|might|may)\s+(?:be\s+)?(?:added|considered|started|done|repeated|checked|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
     r"|(?:at\s+(?:the\s+)?)?next\s+(?:wk|week|month|year|visit|appointment|clinic)|be\s+arranged|to\s+be\s+(?:done|repeated|arranged|considered|checked))\b",
     re.I,
 )
 """What stands behind a list of what is still to be done."""
+_ONLY_IF = re.compile(r"\s*(?:only\s+)?if\b", re.I)
+_RULES_OUT = re.compile(
+    r"\s*(?:\([^()]{0,20}\)\s*)?(?:has\s+)?(?:rule[sd]\s+out|excluded?s?)\s+(?:an?\b|the\b|any\b|\w+)", re.I
+)
 _DECLINABLE = frozenset({"medication", "procedure"})
 _DECLINED = re.compile(r"\s*(?:was|were)?\s*(?:offered)?\s*(?:,|and|but)?\s*(?:declined|refused)\b", re.I)
 _TAKEN = re.compile(r"\b(?:takes|taking|currently|current|remains\s+on|maintained\s+on|still\s+on|continues)\b", re.I)
@@ -152,6 +156,8 @@ def assertion(
     """What the page states about [start, end), which stands in this clause."""
     if label in _STANDING:
         return "affirmed"
+    if label in (*_TESTS, *_DECLINABLE) and _ONLY_IF.match(clause.after):
+        return "hypothetical"
     absent_by_form = label in _SEEN and _NON.search(text, max(0, start - 5), start)
     if absent_by_form or (label in _DECLINABLE and _DECLINED.match(clause.after)):
         return "negated"
@@ -190,7 +196,7 @@ def _ruled_present(clause: Clause, *, label: str) -> bool:
     if clause.opens_with("hypothetical"):
         return True
     if label in _TESTS:
-        return _MEANS.search(clause.before) is not None
+        return _MEANS.search(clause.before) is not None or _RULES_OUT.match(clause.after) is not None
     if label == "medication" and _NOT_ON_A_DAY.search(clause.after[:_NEAR_ENOUGH]):
         return True
     return clause.goes_on_with("possible") or clause.opens_with("possible", "not_excluded")

@@ -69,8 +69,14 @@ _LAST_JOINS = re.compile(r"\s*,?\s*(?:and|with|&|\+)\s*", re.I)
 _DONE_FOR = re.compile(r"\s+(?:for|due to|d/t|because of)\s+(?:an?\s+|the\s+)?", re.I)
 _HEADS = re.compile(r"\s?\)?\s?:")
 _APART = re.compile(r"[,.;:(\n]|\s[-–]\s|\s{3}")
+_BARE_YEAR = re.compile(r"(?:19|20)\d\d\b(?![-/])")
+_ON_WEEKDAY = re.compile(r"on\s+(?:mon|tues|wednes|thurs|fri|satur|sun)day", re.I)
+_ON_A_DAY = frozenset({"symptom", "disease"})
 _OVER_THE_PAST = re.compile(r"\b(?:over|for|in|during|within)\s+the\s+(?:past|last)\s+$", re.I)
-_SHOWED = re.compile(r"\)?(?:\s+[-–]\s|\s+(?:show(?:s|ed|ing)|demonstrat\w+|confirm\w+|reveal\w+)\b)", re.I)
+_SHOWED = re.compile(
+    r"\)?(?:\s+[-–]\s|\s+(?:show(?:s|ed|ing)|demonstrat\w+|confirm\w+|reveal\w+|rule[sd]\s+out|noted|identified)\b)",
+    re.I,
+)
 _HISTORY_OF = re.compile(r"[\s-]*(?:(?:history|hx|course|episode|duration)\s+)?of\b|[\s-]*(?:h/o|hx|history)\b", re.I)
 _PRESENTS_WITH = re.compile(r"\s*(?:with|complaining of|c/o|for|due to|because of)\b", re.I)
 _STATED_FOR = re.compile(r"\b(negative|positive)\s+for\b", re.I)
@@ -329,6 +335,10 @@ def _nearest(
         if start < low or end > high or (start < target.end and target.start < end):
             continue
         lasting = dates.lasts(text[start:end])
+        if lasting and target.label in MEASURED:
+            continue  # "3-hour glucose tolerance test", "BP check within 48 hours"
+        if target.label not in _ON_A_DAY and _ON_WEEKDAY.match(text, start):
+            continue  # to come, where somebody is to be seen
         if _NOT_WHEN.search(text, max(low, start - 20), start) or (lasting and target.label == "clinical_event"):
             continue
         belongs = _belongs_before if target.end <= start else _belongs_behind
@@ -421,7 +431,7 @@ def _listed(text: str, others: Sequence[Target], start: int, end: int) -> bool:
 def _shared(text: str, target: Target, others: Sequence[Target], start: int) -> bool:
     """Whether a date behind a list is of all its items: "FBC and U&Es on 30 June", of like items with a last "and"."""
     inside = _inside(others, target.end, start)
-    if not inside or any(other.label != target.label for other in inside):
+    if not inside or any(other.label != target.label for other in inside) or _BARE_YEAR.match(text, start):
         return False
     ends = [target.end, *(other.end for other in inside)]
     joins = list(zip(ends, (other.start for other in inside), strict=False))

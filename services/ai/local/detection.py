@@ -42,6 +42,12 @@ _OF_CARE = re.compile(
     re.I,
 )
 """What follows the name of a disease that belongs to somebody's work or address: "Atrial fibrillation clinic"."""
+_OF_PAPER = re.compile(
+    r"\s+(?:summary|letter|referral|medicines?|medications?|meds|diagnos[ei]s|dx|prescriptions?|card|report|plan"
+    r"|instructions?|notes?|advice)\b",
+    re.I,
+)
+"""What follows an event of care that belongs to a paper's name: "Discharge summary"."""
 _OF_SAMPLE = re.compile(r"\s+(?:blood|plasma|tube|bottle|sample|whole blood)\b", re.I)
 _IS_SAMPLE = re.compile(r"\b(?:blood|plasma|tube|bottle|sample)\Z", re.I)
 _TIME_OF_CARE = re.compile(
@@ -82,6 +88,7 @@ _WHOLE = frozenset({"disease", "symptom", "imaging"})
 _FAMILY = frozenset({"disease", "symptom"})
 _TAKEN_FOR = frozenset({"test", "symptom"})
 """What the tagger, taught on prose, takes the names of people and places for in letterheads and forms."""
+_NAME_OF_TWO = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)+")
 _ALSO_IN_HEADINGS = frozenset({"age", "sex"})
 _NUMBER = "0"
 """Stands for any number among the words that a pattern begins with."""
@@ -150,7 +157,8 @@ class RowDetector:
 
     def find(self, page: Layout) -> list[Span]:
         """What stands in the first column."""
-        found = [Span(row.name[0], row.name[1], "test") for row in rows.rows(page.body)]
+        # The names of columns tell what stands below them; as headings they are blanked, and no findings.
+        found = [Span(*row.name, "test") for row in rows.rows(page.text) if page.body[row.name[0]] != "\x00"]
         for part in page.parts:
             if part.role == "medications":
                 matches = _LISTED_MEDICINE.finditer(page.body, part.start, part.end)
@@ -205,6 +213,12 @@ def detect(text: str, tagger: Tagger, role: str = "other") -> list[Span]:
     in_prose: list[Span] = []
     in_lists: list[Span] = []
     for span in tagged:
+        if (
+            span.label in _TAKEN_FOR
+            and _NAME_OF_TWO.fullmatch(text, span.start, span.end)
+            and not _has_known_word(text[span.start : span.end])
+        ):
+            continue
         if _is_prose(_line(text, span.start)):
             in_prose.append(span)
         elif span.label not in _TAKEN_FOR or _has_known_word(text[span.start : span.end]):
@@ -364,7 +378,8 @@ def _about_a_patient(span: Span, text: str, parts: Sequence[Section]) -> bool:
         stated = at(parts, span.start).role == "social" or _OCCUPATION_BEFORE.search(before) is not None
         return stated and _STAFF_BEFORE.search(before) is None
     if span.label == "clinical_event":
-        return _TIME_OF_CARE.search(before) is None and not _is_status(_line(text, span.start))
+        of_paper = _OF_PAPER.match(text, span.end) or _TIME_OF_CARE.search(before)
+        return of_paper is None and not _is_status(_line(text, span.start))
     follows = {"disease": _OF_CARE, "symptom": _OF_CARE, "medication": _OF_SAMPLE}.get(span.label)
     return follows is None or follows.match(text, span.end) is None
 

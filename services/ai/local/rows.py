@@ -107,12 +107,12 @@ def _inside(text: str, cell: Stretch | None, wanted: re.Pattern[str]) -> Stretch
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,()/%.'’*-]{0,45}")
-_RANGE = re.compile(rf"[(\[]?({RANGE})[)\]]?")
+_RANGE = re.compile(rf"[(\[]?({RANGE}|(?i:negative|normal|not detected|non-reactive|nil))[)\]]?")
 
 
 @cache
 def _value() -> re.Pattern[str]:
-    return re.compile(rf"{NUMBER}|\d{{1,4}}\s?[:/]\s?\d{{1,4}}|(?i:{one_of(_RESULTS)})")
+    return re.compile(rf"{NUMBER}|[1-4]?\+{{1,4}}|\d{{1,4}}\s?[:/]\s?\d{{1,4}}|(?i:{one_of(_RESULTS)})")
 
 
 @cache

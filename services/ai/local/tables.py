@@ -58,10 +58,9 @@ def cells(text: str) -> Iterator[Cells]:
         if named := _columns(line, text):
             columns, header = named, start
         elif columns:
-            row = _row(line, start, columns, header)
-            if row is None:
+            if not line.strip():
                 columns = []
-            else:
+            elif row := _row(line, start, columns, header):
                 yield row
         start += len(line) + 1
 
@@ -85,19 +84,20 @@ def _columns(line: str, text: str) -> list[Column]:
 
 def _row(line: str, start: int, columns: Sequence[Column], header: int) -> Cells | None:
     held: dict[int, Stretch] = {}
-    found = list(_CELL.finditer(line))
+    found = [cell.span() for cell in _CELL.finditer(line)]
     if len(found) < 2:
         return None
-    for cell in found[1:]:
-        held.setdefault(_nearest(cell.span(), columns), (start + cell.start(), start + cell.end()))
+    named = any(column.kind == "name" for column in columns)
+    for cell in found if named else found[1:]:
+        held.setdefault(_nearest(cell, columns), (start + cell[0], start + cell[1]))
     of = {column.kind: held.get(place) for place, column in enumerate(columns) if column.kind != "day"}
     value, day = of.get("value"), None
     for place, column in sorted(enumerate(columns), key=lambda one: one[1].day or "", reverse=True):
         if value is None and column.kind == "day" and place in held:
             value, day = held[place], (header + column.start, header + column.end)
-    if value is None:
+    name = of.get("name") if named else (start + found[0][0], start + found[0][1])
+    if value is None or name is None:
         return None
-    name = (start + found[0].start(), start + found[0].end())
     return Cells(name, value, of.get("unit"), of.get("range"), of.get("flag"), day)
 
 
