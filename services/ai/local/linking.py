@@ -49,6 +49,8 @@ _SIGNS = frozenset(
 """What stands between and may tell two findings apart."""
 _NO_SITE = re.compile(r"\d\.\d|\s\d|\d{3}")
 """A figure is no part of the body; a vertebra, "L5/S1", is."""
+_STATE = re.compile(r"\s+(?:soft|normal|clear)\b", re.I)
+"""How a part of the body is found to be: "abdomen soft"."""
 _AMOUNT = re.compile(
     r"\d|\b(?:one|two|three|four|half|high|low|full|thin|single|double|loading|maintenance|dose)\b", re.I
 )
@@ -133,13 +135,12 @@ def linked(
         name = _NAMES.get(stretch.label)
         if name is None or _is_part(stretch, heads):
             continue
-        head = linking.head(text, (name, stretch.start, stretch.end), heads, edges)
-        if head is not None and _fits(name, text[stretch.start : stretch.end], head):
-            said = (
-                said_of_a_result(text, stretch.start, stretch.end)
-                if name == "value"
-                else [(name, stretch.start, stretch.end)]
-            )
+        start, end = stretch.start, stretch.end
+        if name == "site" and (state := _STATE.search(text, start, end)):
+            end = state.start()
+        head = linking.head(text, (name, start, end), heads, edges)
+        if head is not None and _fits(name, text[start:end], head):
+            said = said_of_a_result(text, start, end) if name == "value" else [(name, start, end)]
             found.setdefault(head.id, []).extend(said)
     return found
 
