@@ -52,7 +52,9 @@ _YEAR = re.compile(
     r"|^(?P<alone>(?:19|20)\d\d)(?=$|[ \t]*[:–-]|[ \t]+(?-i:[A-Z]))"
     # "Appendicectomy 1968.", "CABG (2015)": after a word, and nothing measured behind it.
     r"|(?:(?<=[a-zA-Z][ (])|(?<=[a-zA-Z] \())(?P<after>(?:19|20)\d\d)"
-    r"(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:(?:for|due|following|[-–])[ \t]|\())",
+    r"(?=[,.;)](?!\d)|[ \t]*$|[ \t]+(?:(?:for|due|following|normal|negative|[-–])\b|[-–][ \t]|\())"
+    # The last column of a table: "aspirin   mane   angina   2019".
+    r"|(?<=[ \t]{3})(?P<cell>(?:19|20)\d\d)(?=[ \t]*$)",
     re.I | re.M,
 )
 _AGO = re.compile(
@@ -67,6 +69,7 @@ _DEIXIS = re.compile(
 _SINCE_DAY = re.compile(
     r"\b(?:since|last|on)\s+(?:last\s+)?(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?day\b", re.I
 )
+_SINCE_MONTH = re.compile(rf"\bsince\s+(?:last\s+)?(?P<month>{_MONTH_NAME})\b(?!\.?\s*\d)", re.I)
 _PAST = re.compile(
     r"\b(?:over|in|during|for|within)\s+(?:the\s+)?(?:past|last)\s+(?P<unit>hour|day|week|month|year)\b", re.I
 )
@@ -81,6 +84,7 @@ _LASTING = re.compile(
     r"|(?<!\bin )(?<![\d/.-])(?P<part>\d{1,2})/(?P<whole>7|52)(?![\d/])"
     # "3d", "2w" of a note in a hurry.
     r"|(?<!\bin )\b(?<![./\d])(?P<few>\d{1,2})(?-i:(?P<of>[dw]))\b(?!\s?/)"
+    r"|\bfor\s+an?\s+(?P<one>day|week|month|year)\b"
     r"|(?<=\bfor )(?P<months>\d{1,2})/12(?![\d/])",
     re.I,
 )
@@ -95,7 +99,8 @@ _OWN_DATE = re.compile(
     r"|(?:report|letter|visit|discharge|admission|exam|examination|collection|collected|specimen|sample|dictated"
     r"|clinic|referral|consult|consultation|encounter|entry|review)"
     r"(?: date)?|(?:sample|specimen|blood)s? (?:taken|collected|drawn)(?: on)?"
-    r"|(?:collected|reported|printed|discharged|sent|updated|typed|authori[sz]ed|performed)(?: on)?|date))"
+    r"|(?:collected|reported|printed|discharged|sent|updated|typed|prepared|interviewed|dispensed"
+    r"|authori[sz]ed|performed)(?: on)?|date))"
     r"\s*:?\s*(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,?\s+)?$",
     re.I,
 )
@@ -135,8 +140,9 @@ _BY_OPENING: dict[str, tuple[re.Pattern[str], ...]] = {
     **dict.fromkeys((*_MONTHS, *_MONTH_NAMES), (_MONTH_DAY, _MONTH_YEAR, _NO_YEAR)),
     **dict.fromkeys(("from", "until", "circa", "year"), (_YEAR,)),
     **dict.fromkeys(("in", "during"), (_YEAR, _PAST)),
-    **dict.fromkeys(("over", "for", "within"), (_PAST,)),
-    "since": (_YEAR, _SINCE_DAY),
+    **dict.fromkeys(("over", "within"), (_PAST,)),
+    "for": (_PAST, _LASTING),
+    "since": (_YEAR, _SINCE_DAY, _SINCE_MONTH),
     **dict.fromkeys(("next", "following"), (_LATER,)),
     **dict.fromkeys(("today", "yesterday", "this"), (_DEIXIS,)),
     "on": (_SINCE_DAY,),
@@ -149,7 +155,8 @@ _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_BEFORE = re.compile(r"\b(?P<weekday>mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs|ur)?(?:day)?,?\s+$", re.I)
 _HEAD = 2000
 """Characters of the first page in which an unlabelled date is taken for the document's own: letterhead and address."""
-_GAP = re.compile(r" {3,}|\t")
+_TITLE_LINES = 1
+_GAP = re.compile(r" {2,}|\t")
 _BESIDE = 15
 """Characters beside an unlabelled date on its line ("London,"): more is prose, and its date is not the document's."""
 
@@ -220,7 +227,7 @@ def lasts(text: str) -> bool:
     """Whether a time says for how long, not when."""
     if _PAST.search(text):
         return True
-    return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS, _SINCE_DAY))
+    return not any(pattern.search(text) for pattern in (*_ABSOLUTE, _AGO, _LATER, _DEIXIS, _SINCE_DAY, _SINCE_MONTH))
 
 
 def calendar(texts: Iterable[str]) -> Calendar:
@@ -298,8 +305,9 @@ def _beside(text: str, start: int, end: int) -> str:
     """What else the line says on which [start, end) stands."""
     line_end = text.find("\n", end)
     before, after = text[text.rfind("\n", 0, start) + 1 : start], text[end : line_end if line_end >= 0 else len(text)]
-    # What opens a line stands apart from what is in its next column.
-    return (before + (after if before.strip() else _GAP.split(after, maxsplit=1)[0])).strip()
+    if not before.strip() and text[:start].strip().count("\n") < _TITLE_LINES:
+        after = _GAP.split(after, maxsplit=1)[0]  # a note's title in columns: its day, where, who
+    return (before + after).strip()
 
 
 def resolve(text: str, known: Calendar) -> str | None:
@@ -341,10 +349,19 @@ _RELATIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Calendar], str
     (_LATER, lambda *_: None),  # later than what, only the reader knows
     (_PAST, lambda match, _: _PERIODS[match["unit"].lower()].format(1)),
     (_SINCE_DAY, lambda match, known: _last(known.own, _WEEKDAYS.index(match["weekday"].lower()))),
+    (_SINCE_MONTH, lambda match, known: _last_month(known.own, _month(match["month"]))),
     (_DEIXIS, _deictic),
     (_LASTING, lambda match, _: _period(match)),
     (_SHORTHAND, _abbreviated),
 )
+
+
+def _last_month(own: str | None, month: int) -> str | None:
+    """The month that was last before a document's own date, or is it."""
+    if own is None:
+        return None
+    day = date.fromisoformat(own)
+    return f"{day.year - (month > day.month)}-{month:02}"
 
 
 def _last(own: str | None, weekday: int) -> str | None:
@@ -362,6 +379,8 @@ def _period(match: re.Match[str]) -> str:
         return _PERIODS["hour"].format(match["hours"])
     if match["few"]:
         return _PERIODS["day" if match["of"] == "d" else "week"].format(match["few"])
+    if match["one"]:
+        return _PERIODS[match["one"].lower()].format(1)
     if match["months"]:
         return _PERIODS["month"].format(match["months"])
     return _PERIODS["day" if match["whole"] == "7" else "week"].format(match["part"])
@@ -378,7 +397,7 @@ def _absolute(text: str, day_first: bool | None) -> str | None:
     if match := _MONTH_YEAR.search(text):
         return f"{match['y'] or match['y2']}-{match['number'] or _month(match['month']):0>2}"
     if match := _YEAR.search(text.strip()):
-        return match["y"] or match["alone"] or match["after"]
+        return match["y"] or match["alone"] or match["after"] or match["cell"]
     return None
 
 

@@ -37,8 +37,18 @@ BARS = """Flag | Analyte       | Result | Units         | Ref interval
      | Sodium        | 139    | mmol/L        | 135-145
 H    | Creatinine    | 118    | umol/L        | 60-110
 """
+NAME_IN_THE_MIDDLE = """Flag  Result     Test                   Units      Normal range
+HI    >128       tTG IgA                U/mL       0 - 7
+      1.9        Total IgA              g/L        0.8 - 4.0
+"""
+SINCE = """Strength   Medicine         When            Reason             Since
+100 mg     Aspirin          mane            angina             2019
+25 mg      Atenolol         twice daily     hypertension       May 2021
+"""
 LEADERS = """Rheumatoid factor ........ 84 IU/mL (0-14)   *HIGH*
 HLA-B27 .................. not detected
+Leucocytes ............... 2+
+Erythromycin ............. R
 """
 LABELS = """[1] BIMATOPROST 0.03% eye drops 3 mL
     Instil ONE drop into the RIGHT eye at bedtime.
@@ -83,6 +93,9 @@ def said(entity: Entity) -> dict[str, str]:
         (BARS, "Sodium", {"value": "139", "unit": "mmol/L", "range": "135-145"}),
         (BARS, "Creatinine", {"value": "118", "unit": "umol/L", "range": "60-110", "flag": "H"}),
         (LEADERS, "Rheumatoid factor", {"value": "84", "unit": "IU/mL", "range": "0-14", "flag": "HIGH"}),
+        (NAME_IN_THE_MIDDLE, "tTG", {"value": ">128", "unit": "U/mL", "range": "0 - 7", "flag": "HI"}),
+        (LEADERS, "Leucocytes", {"value": "2+"}),
+        (LEADERS, "Erythromycin", {"value": "R"}),
         (LEADERS, "HLA-B27", {"value": "not detected"}),
         ("Vitamin D: 38 nmol/L (normal >50) BELOW RANGE\n", "Vitamin D", {
             "value": "38", "unit": "nmol/L", "range": ">50", "flag": "BELOW RANGE"
@@ -128,6 +141,11 @@ async def test_a_line_of_several_results_is_no_row_of_one() -> None:
         ("Discharged   : Sat 15/03/25\n\nHeadache since Sunday.", "Headache", "since Sunday", "2025-03-09"),
         ("Discharge date: 2025-Aug-13\n\nCT KUB (Aug 10) ruled out an abscess.", "abscess", "Aug 10", "2025-08-10"),
         ("Hx: 3d painful rash L side of chest.", "rash", "3d", "P3D"),
+        (SINCE, "Aspirin", "2019", "2019"),
+        (SINCE, "Atenolol", "May 2021", "2021-05"),
+        ("Denosumab 60 mg for osteoporosis, last given 18 March 2025.", "Denosumab", "18 March 2025", "2025-03-18"),
+        ("Date: 16 Oct 2025\n\nAbdominal pain after meals since August.", "pain", "since August", "2025-08"),
+        ("Hydrocortisone ointment bd to elbows for a week.", "Hydrocortisone", "for a week", "P1W"),
         ("Admitted on 16 March 2025 with a 3-hour history of facial droop.", "facial droop", "3-hour", "PT3H"),
     ],
 )
@@ -144,6 +162,9 @@ async def test_a_time_is_of_what_it_dates(text: str, finding: str, time: str, no
         ("A coronary stent in 2018 and diverticular disease.", "diverticular disease"),
         ("LUTS 6/12: nocturia, poor stream. Seen 18/11/2025.", "nocturia"),
         ("24-hour tape: atrial fibrillation.", "atrial fibrillation"),
+        (SINCE, "hypertension"),
+        ("Denosumab 60 mg for osteoporosis, last given 18 March 2025.", "osteoporosis"),
+        ("Ceftriaxone 2 g daily for four days along with clarithromycin 500 mg.", "clarithromycin"),
         ("VA right eye 6/12. Cataract. Seen 18/11/2025.", "Cataract"),
         ("HbA1c 12.1 % (prev 9.4 % Nov 2024).", "HbA1c"),
         ("Background of COPD and breast cancer 2009.", "COPD"),
@@ -211,6 +232,12 @@ def test_how_often_has_one_form(printed: str, code: str) -> None:
         ("Rule out tumor.", "tumor", "possible"),
         ("I suspect pemphigus vulgaris.", "pemphigus", "possible"),
         ("1/7 history of fever.", "fever", "affirmed"),
+        ("PMH eczema, hernia repair.\nPlan: none", "eczema", "historical"),
+        ("Ramipril was stopped because of cough.", "cough", "historical"),
+        ("Chest pain is relieved by nitroglycerin.", "nitroglycerin", "affirmed"),
+        ("To do: stone analysis; CT in 4/52.", "CT", "hypothetical"),
+        ("S/N: drowsy, rash, seizure.", "seizure", "hypothetical"),
+        ("Cholecystectomy should be considered if it grows.", "Cholecystectomy", "hypothetical"),
         ("CT head ruled out a bleed.", "CT head", "affirmed"),
         ("CT sinuses if not resolved.", "CT", "hypothetical"),
         ("Liver results may reflect steatosis.", "steatosis", "possible"),

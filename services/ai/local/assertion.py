@@ -60,7 +60,7 @@ _TO_COME = re.compile(
     r"(?:\s*(?:,|and\b|&|/|or\b)\s*[A-Za-z][A-Za-z&/ -]{0,30}?){0,4}"
     r"\s*(?:is|are|was|were|has\s+been|have\s+been|will\s+be)?\s*"
     r"(?:planned|advised|suggested|recommended|requested|awaited|pending|to\s+follow|due(?!\s+to)|booked"
-    r"|(?:could|might|may)\s+(?:be\s+)?(?:added|considered|started|done|repeated|checked|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
+    r"|(?:could|might|may|should)\s+(?:be\s+)?(?:added|considered|started|done|repeated|checked|obtained|needed|suit|help)|if\s+(?:no|not|worse|needed|symptoms)"
     r"|(?:at\s+(?:the\s+)?)?next\s+(?:wk|week|month|year|visit|appointment|clinic)|be\s+arranged|to\s+be\s+(?:done|repeated|arranged|considered|checked))\b",
     re.I,
 )
@@ -71,6 +71,12 @@ _RULES_OUT = re.compile(
 )
 _DECLINABLE = frozenset({"medication", "procedure"})
 _DECLINED = re.compile(r"\s*(?:was|were)?\s*(?:offered)?\s*(?:,|and|but)?\s*(?:declined|refused)\b", re.I)
+_WHY_STOPPED = re.compile(
+    r"\b(?:stopped|ceased|discontinued)\b[^.;,]{0,30}(?:\b(?:because\s+of|due\s+to|d/t|for)\s+|\()(?:an?\s+|the\s+)?$",
+    re.I,
+)
+"""Why a medicine was stopped is over, as it is."""
+_HELPED_BY = re.compile(r"\b(?:relieved|settle[sd]?|eased|improved|controlled)\s+(?:by|with)\s+$", re.I)
 _TAKEN = re.compile(r"\b(?:takes|taking|currently|current|remains\s+on|maintained\s+on|still\s+on|continues)\b", re.I)
 """Said of a medicine: it is no past, whatever stands around it."""
 _RESULT = re.compile(r"\W*(?:was|is|of|=)?\W*\d(?!\d*\s*(?:h|hours?|days?|wks?|weeks?|months?)\b)")
@@ -154,13 +160,8 @@ def assertion(
     negation: Negation,
 ) -> Assertion:
     """What the page states about [start, end), which stands in this clause."""
-    if label in _STANDING:
-        return "affirmed"
-    if label in (*_TESTS, *_DECLINABLE) and _ONLY_IF.match(clause.after):
-        return "hypothetical"
-    absent_by_form = label in _SEEN and _NON.search(text, max(0, start - 5), start)
-    if absent_by_form or (label in _DECLINABLE and _DECLINED.match(clause.after)):
-        return "negated"
+    if form := _by_form(text, start, clause, label=label):
+        return form
     absent = ruled_absent(text[start:end], clause, label=label)
     if kind != "context" and (absent or (cue_near(text, start, end) and not _ruled_present(clause, label=label))):
         absent = negation.absent(around(text, start, end, label=label, rule=absent, sentence=clause.sentence))
@@ -174,6 +175,19 @@ def assertion(
         None if label in _DECLINABLE and _is_to_come(clause, label) else _doubt(text[start:end], clause, label=label)
     )
     return doubt or _past_or_planned(text[start:end], clause, kind=kind, label=label, role=role)
+
+
+def _by_form(text: str, start: int, clause: Clause, *, label: str) -> Assertion | None:
+    """What is certain by what stands right beside a finding, whatever the rest of its sentence says."""
+    if label in _STANDING:
+        return "affirmed"
+    if label in (*_TESTS, *_DECLINABLE) and _ONLY_IF.match(clause.after):
+        return "hypothetical"
+    if label in _SEEN and _WHY_STOPPED.search(clause.sentence_before):
+        return "historical"
+    absent = label in _SEEN and _NON.search(text, max(0, start - 5), start)
+    declined = label in _DECLINABLE and _DECLINED.match(clause.after)
+    return "negated" if absent or declined else None
 
 
 def ruled_absent(words: str, clause: Clause, *, label: str) -> bool:
@@ -197,7 +211,9 @@ def _ruled_present(clause: Clause, *, label: str) -> bool:
         return True
     if label in _TESTS:
         return _MEANS.search(clause.before) is not None or _RULES_OUT.match(clause.after) is not None
-    if label == "medication" and _NOT_ON_A_DAY.search(clause.after[:_NEAR_ENOUGH]):
+    if label == "medication" and (
+        _NOT_ON_A_DAY.search(clause.after[:_NEAR_ENOUGH]) or _HELPED_BY.search(clause.before)
+    ):
         return True
     return clause.goes_on_with("possible") or clause.opens_with("possible", "not_excluded")
 
@@ -208,7 +224,7 @@ def _past_or_planned(words: str, clause: Clause, *, kind: str, label: str, role:
     if _is_planned(words, clause, label=label, role=role):
         return "hypothetical"
     taken = label == "medication" and _TAKEN.search(clause.sentence_before) is not None
-    passed = role == "history" and kind in _PASSING and label != "clinical_event" and not taken
+    passed = role == "history" and (kind in _PASSING or label == "symptom") and label != "clinical_event" and not taken
     return "historical" if passed else "affirmed"
 
 
@@ -225,6 +241,8 @@ def _is_past(clause: Clause, *, label: str, role: str) -> bool:
 
 def _is_planned(words: str, clause: Clause, *, label: str, role: str) -> bool:
     done = _DONE.search(clause.after_near) is not None
+    if role == "warning" and label in _SEEN:
+        return True
     if role == "plan" and not done:
         planned = label in (*_TESTS, "procedure", "clinical_event")
         if planned or (label == "medication" and _VACCINE.search(words)):

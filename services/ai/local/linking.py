@@ -19,8 +19,9 @@ from services.ai.wire import Target
 from shared.contract.findings import AttributeName
 
 from .assertion import sentence
-from .attributes import MEASURED, Found, said_of_a_result
+from .attributes import Found, said_of_a_result
 from .tagger import Tagged
+from .times import MEASURED
 from .tokens import tokens
 
 FILE = Path(__file__).parent / "model" / "linking.json"

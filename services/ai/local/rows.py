@@ -17,7 +17,7 @@ NUMBER = rf"(?:[<>≤≥]\s?|{_BOUND}\s)?\d+(?:[.,]\d+)*"
 RANGE = rf"(?:\d+(?:[.,]\d+)?\s*(?:-|–|to)\s*\d+(?:[.,]\d+)?|(?:[<>≤≥]\s?|(?i:{_BOUND})\s)\d+(?:[.,]\d+)?)"
 _RESULTS = (
     "negative", "positive", "neg", "pos", "not detected", "detected", "reactive", "non-reactive", "normal", "abnormal",
-    "trace", "indeterminate", "equivocal", "borderline", "immune", "not immune",
+    "trace", "nil", "not seen", "none seen", "indeterminate", "equivocal", "borderline", "immune", "not immune",
 )  # fmt: skip
 _LEADERS = "..."
 """Dots that lead from a name to its result: what they stand in is a row, whatever the result."""
@@ -64,7 +64,7 @@ def _row() -> re.Pattern[str]:
     return re.compile(
         rf"^[ \t|*•-]*(?P<name>[A-Za-z0-9][A-Za-z0-9 ,()/%.'-]{{1,45}}?)(?P<leads>[ \t:|.]+)"
         rf"(?:[(\[](?P<first>{RANGE})[)\]][ \t|]+)?"
-        rf"(?:(?P<before>{NUMBER})[ \t|]+){{0,4}}(?P<value>{NUMBER}(?![.,]?\d)|(?i:{words}))"
+        rf"(?:(?P<before>{NUMBER})[ \t|]+){{0,4}}(?P<value>[1-4]\+|{NUMBER}(?![.,]?\d)|(?i:{words}))"
         rf"(?:[ \t|]*(?<=[\s|\d]){flag.format('early')}(?=[ \t|]))?"
         rf"(?:[ \t|]*(?P<unit>(?i:{unit_pattern()})|{_ANY_RATIO}))?"
         rf"(?:[ \t|]*[(\[]?(?:(?i:ref(?:erence)?|normal)[ .:]*(?:(?i:range)[ :]*)?)?(?P<range>{RANGE})[)\]]?)?"

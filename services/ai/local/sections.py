@@ -12,6 +12,8 @@ from operator import attrgetter
 from typing import Any
 
 _UNKNOWN_HEADING = re.compile(r"^[ \t]*(?:[A-Z][A-Z /&-]{3,40}|[A-Z][A-Za-z /&-]{2,40}:)[ \t]*$", re.M)
+_BARE_HEADING = re.compile(r"^[ \t]*(?P<name>PMHx?|PSHx?|FHx?|SHx?|DHx)[ \t]+(?=[A-Za-z])", re.M)
+"""Abbreviations that head a line without a colon: "PMH eczema, hernia repair 2011"."""
 _TITLE_LINE = re.compile(r"(?:(?<=\n\n)|\A)[ \t]*[A-Z][a-z]+(?: [A-Za-z&/-]+){0,4}[ \t]*(?=\n)")
 """After a blank line, a few words without a stop. Followed by prose they are a heading that we have no name for."""
 _PROSE_FROM = 60
@@ -29,9 +31,9 @@ _TAIL_DATE = (
     r"|[A-Z][a-z]{2,8} \d{1,2},? (?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d)\)?"
 )
 _MEDICINES_COLUMNS = re.compile(r"\b(?:drug|dose|route|medicine|strength)s?\b", re.I)
-_ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social", "history"})
+_ENDS_WITH_PARAGRAPH = frozenset({"allergies", "family", "social", "history", "warning"})
 """Roles whose heading speaks for its paragraph only: prose often follows under no heading, or one that nobody knows."""
-_ENDS_WITH_LINE = frozenset({"allergies", "family", "social"})
+_ENDS_WITH_LINE = frozenset({"allergies", "family", "social", "warning"})
 """Of them those whose heading speaks for what stands on its own line, where something does."""
 _PAGES_KEPT = 64
 """Each pass asks again what the parts of a page are."""
@@ -191,6 +193,8 @@ def sections(text: str, role: str = "other") -> list[Section]:
             end = _entry_end(text, match.end()) if entry else _paragraph_end(text, match.end(), told=bool(inline))
             if end is not None:
                 marks.setdefault(end, (end, "other"))
+    for match in _BARE_HEADING.finditer(text):
+        marks.setdefault(match.start(), (match.end(), roles[match["name"].lower()]))
     for match in _COLUMNS.finditer(text):
         previous = max((start for start in marks if start < match.start()), default=None)
         open_role = marks[previous][1] if previous is not None else role
@@ -253,7 +257,7 @@ def _entry_end(text: str, position: int) -> int | None:
     """Where what stands behind a heading on its own line ends: with the line, unless that goes on in the next."""
     for end in re.compile(r"\s*\n\s*").finditer(text, position):
         goes_on = "\n\n" not in re.sub(r"[ \t]", "", end.group()) and (
-            _wraps(text, end) or text[: end.start()].endswith((",", ";", " and"))
+            _wraps(text, end) or text.endswith((",", ";", " and"), 0, end.start())
         )
         if not goes_on:
             return end.end()
@@ -288,7 +292,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in pairwise(edges) if end > start]
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?;])[ \t\u2000-\u200a]*\n?[ \t]*(?=[A-Z(\d])(?<=\s)|\s*\n\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?;])(?<!\.\.)[ \t\u2000-\u200a]*\n?[ \t]*(?=[A-Z(\d])(?<=\s)|\s*\n\s*")
 _WRAPPED_FROM = 60
 """Characters of a line that may be prose broken by the page's width; list items and table rows are shorter."""
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
@@ -22,6 +23,7 @@ _NAMES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("name", re.compile(r"(?:test|analyte|investigation|parameter|component|determination)s?(?: name)?|name", re.I)),
 )
 _CELL = re.compile(r"[^\s|]+(?:[ ][^\s|]+)*")
+_TEXTS_KEPT = 16
 _LEAST, _MOST = 3, 12
 """Columns of a table: with fewer, a line's own form tells as much."""
 
@@ -65,6 +67,11 @@ def cells(text: str) -> Iterator[Cells]:
         start += len(line) + 1
 
 
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _calendar(text: str) -> dates.Calendar:
+    return dates.calendar([text])
+
+
 def _columns(line: str, text: str) -> list[Column]:
     """The columns that a line names, or none where it is no such line."""
     if len(named := list(islice(_CELL.finditer(line), _MOST + 1))) not in range(_LEAST, _MOST + 1):
@@ -74,7 +81,7 @@ def _columns(line: str, text: str) -> list[Column]:
         kind = next((kind for kind, name in _NAMES if name.fullmatch(cell.group())), None)
         day = None
         if kind is None and cell.group()[0].isdigit() and dates.find(cell.group()) == [(0, len(cell.group()))]:
-            kind, day = "day", dates.resolve(cell.group(), dates.calendar([text]))
+            kind, day = "day", dates.resolve(cell.group(), _calendar(text))
         if kind is not None:
             found.append(Column(kind, *cell.span(), day))
     kinds = [column.kind for column in found]
