@@ -14,13 +14,14 @@ from shared.settings import exit_misconfigured, load_settings
 from .handler import JOB_TYPES, AiHandler
 from .local import terminology
 from .providers import Provider, in_use, open_provider, within_limits
+from .providers.local import LocalProvider
 from .settings import AiSettings
 from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
 
 SWITCH_SECONDS = 0.0005
-"""For so long the thread that reads a long page goes on while the loop has something to do: by default ten times as
-long, which each of the twenty turns of a pass would wait for."""
+"""For so long the local engine's thread, which checks a model or reads a long page, goes on while the loop has something
+to do: by default ten times as long, which each of the twenty turns of a pass would wait for."""
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         settings = load_settings(AiSettings)
         provider = _open(settings, settings.ai_provider, settings.ai_model)
-        checker = _open(settings, "local", None) if settings.ai_cross_check and provider.name != "local" else None
+        checker = LocalProvider(beside=True) if settings.ai_cross_check and provider.name != "local" else None
         shadow = None
         if candidate := settings.ai_shadow_model:
             shadow = _open(settings, "local" if candidate == "local" else "openai", candidate)

@@ -23,8 +23,9 @@ class LocalProvider:
     model = f"local-{ENGINE_VERSION}"
     window = 1_000_000
 
-    def __init__(self, engine: Engine | None = None) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine | None = None, *, beside: bool = False) -> None:
+        """``beside``: read in a thread, where somebody else's answers are waited for and not these."""
+        self._engine, self._beside = engine, beside
         self._turn = asyncio.Lock()
 
     def prompt_version(self, task: Task) -> str:
@@ -42,7 +43,7 @@ class LocalProvider:
         engine = self._engine
         if engine is None:
             engine = await loop.run_in_executor(_THREAD, load)
-        if _is_long(inputs):
+        if self._beside or _is_long(inputs):
             parsed = await loop.run_in_executor(_THREAD, engine.answer, inputs)
         else:
             async with self._turn:
