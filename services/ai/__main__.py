@@ -20,8 +20,8 @@ from .shadow import JOB_TYPE as SHADOW_JOB_TYPE
 from .shadow import ShadowHandler
 
 SWITCH_SECONDS = 0.0005
-"""For so long the local engine's thread, which checks a model or reads a long page, goes on while the loop has something
-to do: by default ten times as long, which each of the twenty turns of a pass would wait for."""
+"""For so long the local engine's thread, which checks a model or reads a long page, goes on while the loop has
+something to do: by default ten times as long, which each of the twenty turns of a pass would wait for."""
 
 
 def main() -> None:
