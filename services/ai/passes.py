@@ -63,6 +63,7 @@ _FORMS: dict[AttributeName, Callable[[str], str | float | None]] = {
 _DONE_WITH_A_VALUE = frozenset({"test", "vital_sign", "imaging", "examination"})
 """What was done if it has a result: "CRP negative" negates the result, "no CRP was taken" the test."""
 _DAY = re.compile(r"\d{4}(?:-\d\d|$)")
+_SINCE = re.compile(r"\b(?:since|from)\b", re.I)
 _MONTHS_PAST = 6
 _OVER_WHEN_DATED = frozenset({"procedure", "clinical_event", "symptom"})
 """What a day years ago makes a thing of the past; a disease that was found then may last."""
@@ -175,7 +176,8 @@ async def enrich(pages: Sequence[Page], detection: Detection, provider: Provider
                 # "<0.5" is a bound: without its sign it would be a value that nobody measured.
                 start -= len(bound.group())
             attributes.setdefault(detail.name, _attribute(detail.name, page, grounding.source(page, start, end), known))
-        entities.append(_entity(finding, answer, attributes, understood.keys(), known.own))
+        over = _is_past(attributes.get("time"), by_number[finding.source.page], known.own)
+        entities.append(_entity(finding, answer, attributes, understood.keys(), over=over))
     return Enrichment(
         engine=_engine(provider, Task.ENRICH),
         document_date=known.own,
@@ -357,17 +359,14 @@ def _entity(
     answer: Understanding,
     attributes: dict[AttributeName, Attribute],
     known_ids: Collection[str],
-    document_date: str | None,
+    *,
+    over: bool,
 ) -> Entity:
     """The finding with what holds of the answer: links to what exists, codes that were offered."""
     assertion = answer.assertion
     if assertion == "negated" and finding.label in _DONE_WITH_A_VALUE and "value" in attributes:
         assertion = "affirmed"
-    if (
-        assertion == "affirmed"
-        and finding.label in _OVER_WHEN_DATED
-        and _is_past(attributes.get("time"), document_date)
-    ):
+    if assertion == "affirmed" and finding.label in _OVER_WHEN_DATED and over:
         assertion = "historical"
     links = {(link.relation, link.to) for link in answer.links if link.to in known_ids and link.to != finding.id}
     codes = finding.codes
@@ -382,9 +381,14 @@ def _entity(
     )
 
 
-def _is_past(time: Attribute | None, document_date: str | None) -> bool:
-    """Whether a day lies so far before the document's own that what was done then is no part of its story."""
-    day = time.normalised if time else None
+def _is_past(time: Attribute | None, page: Page, document_date: str | None) -> bool:
+    """Whether a day lies so far before the document's own that what was then is no part of its story.
+
+    What has been so since then still is.
+    """
+    if time is None or _SINCE.search(page.text[max(time.source.start - 12, 0) : time.source.end]):
+        return False
+    day = time.normalised
     if document_date is None or not isinstance(day, str) or not _DAY.match(day):
         return False
     if len(day) == len("2011"):

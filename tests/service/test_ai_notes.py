@@ -231,6 +231,8 @@ def test_how_often_has_one_form(printed: str, code: str) -> None:
         ("Favor glioma.", "glioma", "possible"),
         ("Rule out tumor.", "tumor", "possible"),
         ("I suspect pemphigus vulgaris.", "pemphigus", "possible"),
+        ("Date: 4 March 2025\n\nBack pain since 2019.", "Back pain", "affirmed"),
+        ("Date: 4 March 2025\n\nBack pain since 2023-05-01.", "Back pain", "affirmed"),
         ("1/7 history of fever.", "fever", "affirmed"),
         ("PMH eczema, hernia repair.\nPlan: none", "eczema", "historical"),
         ("Ramipril was stopped because of cough.", "cough", "historical"),

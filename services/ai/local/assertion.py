@@ -66,9 +66,7 @@ _TO_COME = re.compile(
 )
 """What stands behind a list of what is still to be done."""
 _ONLY_IF = re.compile(r"\s*(?:(?!and\b|or\b)[a-z]+\s+){0,2}if\b", re.I)
-_RULES_OUT = re.compile(
-    r"\s*(?:\([^()]{0,20}\)\s*)?(?:has\s+)?(?:rule[sd]\s+out|excluded?s?)\s+(?:an?\b|the\b|any\b|\w+)", re.I
-)
+_RULES_OUT = re.compile(r"\s*(?:\([^()]{0,20}\)\s*)?(?:has\s+)?(?:rule[sd]\s+out|exclude[sd])\s+\w", re.I)
 _DECLINABLE = frozenset({"medication", "procedure"})
 _DECLINED = re.compile(r"\s*(?:was|were)?\s*(?:offered)?\s*(?:,|and|but)?\s*(?:declined|refused)\b", re.I)
 _WHY_STOPPED = re.compile(

@@ -35,7 +35,7 @@ class LocalProvider:
     async def complete(self, task: Task, inputs: Inputs, schema: type[Answer]) -> Completion[Answer]:
         """Answer between two turns of the event loop, a page at a time: a heartbeat waits for one page, not for forty.
 
-        A thread would hold nobody up, and read a page in 1.4 times the time: it wakes on a core whose caches know
+        A thread would hold nobody up, and read a page in a sixth more of CPU: it wakes on a core whose caches know
         nothing of it. What would hold up the others for long goes there all the same.
         """
         started = time.monotonic()
